@@ -1,0 +1,77 @@
+package connhandler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+)
+
+// Flow is an application's connection whose handshake is not answered yet. Exactly one of Accept, Refuse,
+// Unreachable and Drop is called.
+type Flow interface {
+	Src() netip.AddrPort
+	Dst() netip.AddrPort
+	Accept() (Conn, error) // finishes the handshake; an error means that the application has gone
+	Refuse()               // connect() gives ECONNREFUSED
+	Unreachable()          // connect() gives EHOSTUNREACH
+	Drop()                 // silence: connect() times out when the application says so
+	Context() context.Context
+}
+
+// Conn is one end of a byte stream. CloseWrite is TCP's half-close; Abort ends it with a reset.
+type Conn interface {
+	net.Conn
+	CloseWrite() error
+	Abort()
+}
+
+// Session opens streams at one proxy.
+type Session interface {
+	// Open returns a stream that the origin has accepted, or one of the errors below, or what ended the session.
+	Open(ctx context.Context, service string) (Conn, error)
+	// Ping asks the link for a sign of life; it does not wait.
+	Ping()
+	// Heard is when the link last said anything.
+	Heard() time.Time
+	SRTT() time.Duration
+	// Retire lets the session end when its streams have ended.
+	Retire()
+}
+
+// Ways are the sessions there are, or can be made.
+type Ways interface {
+	// Warm is the session at the current proxy, nil when there is none.
+	Warm() Session
+	// Fresh makes a new one beside old, which becomes the warm one. Callers at the same time share one probe.
+	Fresh(ctx context.Context, old Session) (Session, error)
+	// Each makes a session for one connection to dst: the paper's two handshakes, each with a bounded wait. Nobody
+	// who speaks our protocol: [ErrNobody].
+	Each(ctx context.Context, dst netip.AddrPort) (Session, error)
+}
+
+// What became of a connection. The first three carry the system's own error, so a caller of [Handler.Dial] may
+// treat them as it treats what a socket gives.
+var (
+	ErrRefused     = fmt.Errorf("the origin refused: %w", syscall.ECONNREFUSED)
+	ErrUnreachable = fmt.Errorf("the origin is unreachable: %w", syscall.EHOSTUNREACH)
+	ErrTimedOut    = fmt.Errorf("the origin did not answer: %w", os.ErrDeadlineExceeded)
+	ErrDenied      = fmt.Errorf("this agent's groups may not use the service: %w", syscall.EACCES)
+	ErrBusy        = errors.New("the proxy is busy")
+	ErrNobody      = fmt.Errorf("no proxy answers: %w", syscall.EHOSTUNREACH)
+	ErrUnprotected = fmt.Errorf("no service of the fleet has this address: %w", syscall.EADDRNOTAVAIL)
+)
+
+// verdict reports whether err is the proxy's answer about the origin; asking another link would not change it.
+func verdict(err error) bool {
+	for _, e := range []error{ErrRefused, ErrUnreachable, ErrTimedOut, ErrDenied} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
