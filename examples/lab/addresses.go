@@ -1,0 +1,48 @@
+package lab
+
+import "net/netip"
+
+// The lab's addresses. Spoofed sources of a flood come out of FloodSources*, which nobody has.
+var (
+	Client   = host{netip.MustParseAddr("198.18.1.1"), netip.MustParseAddr("2001:2:0:1::1")}
+	Fresh    = host{netip.MustParseAddr("198.18.2.1"), netip.MustParseAddr("2001:2:0:2::1")}
+	Each     = host{netip.MustParseAddr("198.18.3.1"), netip.MustParseAddr("2001:2:0:3::1")}
+	Plain    = host{netip.MustParseAddr("198.18.4.1"), netip.MustParseAddr("2001:2:0:4::1")}
+	Attacker = host{netip.MustParseAddr("198.18.9.1"), netip.MustParseAddr("2001:2:0:9::1")}
+	Site     = host{netip.MustParseAddr("198.18.10.1"), netip.MustParseAddr("2001:2:0:10::1")}
+
+	// The service range: three proxies in it, the rest unused.
+	P1     = host{netip.MustParseAddr("198.18.72.11"), netip.MustParseAddr("2001:2:0:72::11")}
+	P2     = host{netip.MustParseAddr("198.18.72.93"), netip.MustParseAddr("2001:2:0:72::93")}
+	P3     = host{netip.MustParseAddr("198.18.72.171"), netip.MustParseAddr("2001:2:0:72::171")}
+	Unused = host{netip.MustParseAddr("198.18.72.200"), netip.MustParseAddr("2001:2:0:72::200")}
+
+	// The private backplane.
+	BackP1     = host{netip.MustParseAddr("198.18.80.11"), netip.MustParseAddr("2001:2:0:80::11")}
+	BackP2     = host{netip.MustParseAddr("198.18.80.12"), netip.MustParseAddr("2001:2:0:80::12")}
+	BackP3     = host{netip.MustParseAddr("198.18.80.13"), netip.MustParseAddr("2001:2:0:80::13")}
+	BackSign   = host{netip.MustParseAddr("198.18.80.20"), netip.MustParseAddr("2001:2:0:80::20")}
+	BackOrigin = host{netip.MustParseAddr("198.18.80.30"), netip.MustParseAddr("2001:2:0:80::30")}
+
+	FloodSources4 = netip.MustParsePrefix("198.19.0.0/16")
+	FloodSources6 = netip.MustParsePrefix("2001:2:0:8000::/49")
+)
+
+// The lab's ports. 7443 and 7444 are the fleet's defaults.
+const (
+	WebPort  = 80   // the service that is attacked, at P1
+	EchoPort = 81   // the same origin's echo, at P1
+	LinkPort = 7443 // links of agents, TCP and UDP
+	PeerPort = 7444 // peers, on the backplane
+
+	OriginWeb  = 8080
+	OriginEcho = 8007
+)
+
+// host is one machine's address in both families.
+type host struct{ V4, V6 netip.Addr }
+
+// Port joins both addresses with one port.
+func (h host) Port(port uint16) (v4, v6 netip.AddrPort) {
+	return netip.AddrPortFrom(h.V4, port), netip.AddrPortFrom(h.V6, port)
+}
