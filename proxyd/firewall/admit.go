@@ -1,0 +1,173 @@
+package firewall
+
+import (
+	"container/list"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// maxAdmitted is ours: the oldest admission goes when there are more.
+const maxAdmitted = 65536
+
+// admission is an open door: one address, until a time.
+type admission struct {
+	addr  netip.Addr
+	until time.Time
+}
+
+// Admit opens the link port for TCP from addr. It returns when the kernel knows. Many calls at
+// once share a transaction. Admitting again extends the time and never shortens it.
+func (f *Firewall) Admit(addr netip.Addr, ttl time.Duration) error {
+	addr = addr.Unmap().WithZone("")
+	if !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() {
+		return fmt.Errorf("admit %v: no host's address", addr)
+	}
+	if ttl <= 0 {
+		return fmt.Errorf("admit %v for %v: %w", addr, ttl, errTTL)
+	}
+	if err := f.batch.do(request{addr: addr, until: time.Now().Add(ttl)}); err != nil {
+		return fmt.Errorf("admit %v: %w", addr, err)
+	}
+	return nil
+}
+
+var errTTL = errors.New("the time must be positive")
+
+// Evict closes the door for addr. It returns when the kernel knows.
+func (f *Firewall) Evict(addr netip.Addr) error {
+	addr = addr.Unmap().WithZone("")
+	if err := f.batch.do(request{addr: addr}); err != nil {
+		return fmt.Errorf("evict %v: %w", addr, err)
+	}
+	return nil
+}
+
+// Admitted is the number of addresses whose door is open.
+func (f *Firewall) Admitted() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.table.count(time.Now())
+}
+
+// apply is one transaction: the last request for an address wins. The table follows the kernel,
+// so what failed is not believed to be admitted.
+func (f *Firewall) apply(reqs []request) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.k == nil { // closed doors stay closed after Close began: the last batch is still served
+		return errClosed
+	}
+	c := f.table.change(reqs, time.Now())
+	if len(c.admit)+len(c.evict) == 0 {
+		return nil
+	}
+	if err := f.k.admit(c.admit, c.evict); err != nil {
+		return err
+	}
+	f.table.commit(c)
+	return nil
+}
+
+// table knows the admitted, oldest admission first.
+type table struct {
+	max   int
+	at    map[netip.Addr]*list.Element
+	order *list.List // of admission
+}
+
+func newTable(max int) *table {
+	return &table{max: max, at: make(map[netip.Addr]*list.Element), order: list.New()}
+}
+
+// change is what requests come to.
+type change struct {
+	admit []admission
+	evict []netip.Addr // also those that make room
+}
+
+// change works out what the kernel must be told and changes nothing itself.
+func (t *table) change(reqs []request, now time.Time) change {
+	t.expire(now)
+	want := make(map[netip.Addr]time.Time, len(reqs))
+	for _, r := range reqs {
+		if r.until.After(want[r.addr]) || r.until.IsZero() {
+			want[r.addr] = r.until
+		}
+	}
+	var c change
+	fresh := 0
+	for addr, until := range want {
+		e, known := t.at[addr]
+		switch {
+		case until.IsZero():
+			c.evict = append(c.evict, addr)
+			if known {
+				fresh--
+			}
+		case known && !until.After(e.Value.(admission).until):
+		default:
+			c.admit = append(c.admit, admission{addr, until})
+			if !known {
+				fresh++
+			}
+		}
+	}
+	for e := t.order.Front(); e != nil && t.order.Len()+fresh > t.max; e = e.Next() {
+		if addr := e.Value.(admission).addr; !named(want, addr) {
+			c.evict = append(c.evict, addr)
+			fresh--
+		}
+	}
+	return c
+}
+
+func named(want map[netip.Addr]time.Time, addr netip.Addr) bool {
+	_, ok := want[addr]
+	return ok
+}
+
+// commit makes the table what the kernel now is.
+func (t *table) commit(c change) {
+	for _, addr := range c.evict {
+		t.drop(addr)
+	}
+	for _, a := range c.admit {
+		t.drop(a.addr)
+		t.at[a.addr] = t.order.PushBack(a)
+	}
+}
+
+func (t *table) drop(addr netip.Addr) {
+	if e, ok := t.at[addr]; ok {
+		t.order.Remove(e)
+		delete(t.at, addr)
+	}
+}
+
+// expire forgets what the kernel forgets by itself.
+func (t *table) expire(now time.Time) {
+	for e := t.order.Front(); e != nil; {
+		next := e.Next()
+		if a := e.Value.(admission); !a.until.After(now) {
+			t.drop(a.addr)
+		}
+		e = next
+	}
+}
+
+func (t *table) count(now time.Time) int {
+	t.expire(now)
+	return t.order.Len()
+}
+
+// all returns the open doors, oldest first.
+func (t *table) all(now time.Time) []admission {
+	t.expire(now)
+	out := make([]admission, 0, t.order.Len())
+	for e := t.order.Front(); e != nil; e = e.Next() {
+		out = append(out, e.Value.(admission))
+	}
+	return out
+}
