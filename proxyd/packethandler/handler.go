@@ -37,10 +37,10 @@ type Service struct {
 // Config is set once.
 type Config struct {
 	Services    []Service
-	Listen      func(netip.AddrPort) (net.Listener, error)                              // nil: the kernel
+	Listen      func(netip.AddrPort) (net.Listener, error)                           // nil: the kernel
 	Dial        func(ctx context.Context, network, address string) (net.Conn, error) // nil: the kernel
-	DialTimeout time.Duration                                                           // 0: 10 s
-	MaxConns    int                                                                     // 0: 16384; one more is reset
+	DialTimeout time.Duration                                                        // 0: 10 s
+	MaxConns    int                                                                  // 0: 16384; one more is reset
 	Log         *slog.Logger
 }
 
