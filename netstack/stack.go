@@ -177,6 +177,7 @@ func (s *Stack) start() error {
 		{Destination: header.IPv4EmptySubnet, NIC: nicID},
 		{Destination: header.IPv6EmptySubnet, NIC: nicID},
 	})
+	s.link.open()
 	return nil
 }
 

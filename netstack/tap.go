@@ -13,6 +13,7 @@ import (
 // answer UDP with "protocol unreachable" in the name of hosts that it knows nothing about.
 type tap struct {
 	nested.Endpoint
+	upper                    stack.NetworkDispatcher
 	in, out, ignored, failed atomic.Uint64
 }
 
@@ -21,6 +22,16 @@ func newTap(child stack.LinkEndpoint) *tap {
 	t.Init(child, t)
 	return t
 }
+
+// Attach implements stack.LinkEndpoint. Packets begin to flow only at open: the stack is not set up yet, and a
+// SYN that it dropped would cost an application a second.
+func (t *tap) Attach(d stack.NetworkDispatcher) {
+	if t.upper = d; d == nil {
+		t.Endpoint.Attach(nil)
+	}
+}
+
+func (t *tap) open() { t.Endpoint.Attach(t.upper) }
 
 // DeliverNetworkPacket implements stack.NetworkDispatcher for the device below.
 func (t *tap) DeliverNetworkPacket(proto tcpip.NetworkProtocolNumber, pkt *stack.PacketBuffer) {
@@ -52,4 +63,20 @@ func (t *tap) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 		t.failed.Add(uint64(pkts.Len() - n))
 	}
 	return n, err
+}
+
+// ipVersion reads the first nibble of a packet.
+func ipVersion(pkt *stack.PacketBuffer) (tcpip.NetworkProtocolNumber, bool) {
+	b, ok := pkt.Data().PullUp(1)
+	if !ok {
+		return 0, false
+	}
+	switch b[0] >> 4 {
+	case header.IPv4Version:
+		return header.IPv4ProtocolNumber, true
+	case header.IPv6Version:
+		return header.IPv6ProtocolNumber, true
+	default:
+		return 0, false
+	}
 }
