@@ -1,0 +1,13 @@
+//go:build !linux
+
+package synchecker
+
+import (
+	"errors"
+	"fmt"
+)
+
+// OpenPort needs Linux's packet sockets.
+func OpenPort(ifname string, _ Filter) (Port, error) {
+	return nil, fmt.Errorf("packet port on %s: %w (the SYN Checker needs linux)", ifname, errors.ErrUnsupported)
+}
