@@ -1,0 +1,304 @@
+package connhandler
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/netip"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+type harness struct {
+	*testing.T
+	ways   *fakeWays
+	h      *Handler
+	direct func() (Conn, error)
+	events []string
+}
+
+func newHarness(t *testing.T, mode Mode, fallback bool) *harness {
+	hs := &harness{T: t, ways: new(fakeWays)}
+	hs.h = New(Config{
+		Mode: mode, Ways: hs.ways, Retries: 1,
+		Service: func(a netip.AddrPort) (Service, bool) { return Service{"web", fallback}, a == dst },
+		Direct:  func(context.Context, netip.AddrPort) (Conn, error) { return hs.direct() },
+		Event:   func(what, _ string) { hs.events = append(hs.events, what) },
+	})
+	return hs
+}
+
+// answer runs one flow that ends with its verdict.
+func (hs *harness) answer() string {
+	f := newFlow(hs.T)
+	hs.h.Handle(hs.Context(), f)
+	return f.got()
+}
+
+func TestConnectTellsTheTruth(t *testing.T) {
+	for _, tt := range []struct {
+		rule   string
+		err    error
+		want   string
+		counts Stats
+	}{
+		{"refused stays refused", ErrRefused, "refused", Stats{Refused: 1}},
+		{"unreachable stays unreachable", ErrUnreachable, "unreachable", Stats{Failed: 1}},
+		{"a timeout is the application's own", ErrTimedOut, "silence", Stats{TimedOut: 1}},
+		{"busy: the application's retransmission asks again", ErrBusy, "silence", Stats{Failed: 1}},
+		{"denied is refused", ErrDenied, "refused", Stats{Failed: 1}},
+	} {
+		for name, mode := range map[string]Mode{"warm": Warm, "each": Each} {
+			t.Run(tt.rule+"/"+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					hs := newHarness(t, mode, true) // a verdict never leads to the direct way
+					s := &fakeSession{err: tt.err, delay: time.Millisecond}
+					hs.ways.warm, hs.ways.each = s, []Session{s, s}
+					if got := hs.answer(); got != tt.want {
+						t.Errorf("application got %q, want %q", got, tt.want)
+					}
+					if got := hs.h.Stats(); got != tt.counts {
+						t.Errorf("counts %+v, want %+v", got, tt.counts)
+					}
+				})
+			})
+		}
+	}
+}
+
+// exchange opens a flow, sends a question, half-closes, and reads the answer up to its end.
+func exchange(t *testing.T, hs *harness, s *fakeSession) {
+	t.Helper()
+	f := newFlow(t)
+	done := make(chan struct{})
+	go func() { hs.h.Handle(t.Context(), f); close(done) }()
+	synctest.Wait()
+	time.Sleep(s.delay)
+	synctest.Wait()
+	if f.got() != "accepted" {
+		t.Fatalf("application got %q, want accepted", f.got())
+	}
+	io.WriteString(f.app, "question")
+	f.app.CloseWrite()
+	far := s.far[len(s.far)-1]
+	if q, err := io.ReadAll(far); string(q) != "question" || err != nil {
+		t.Errorf("origin read %q %v, want the question and then its end", q, err)
+	}
+	big := make([]byte, 3*largeBuffer+17)
+	far.Write(big)
+	far.CloseWrite()
+	if a, err := io.ReadAll(f.app); len(a) != len(big) || err != nil {
+		t.Errorf("application read %d bytes %v, want all %d and then the end: half-close keeps the answer", len(a), err, len(big))
+	}
+	<-done
+	if f.inside.wasAborted() {
+		t.Error("a connection that ended cleanly was reset")
+	}
+}
+
+func TestStreamOpensAndBytesFlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hs := newHarness(t, Warm, false)
+		s := &fakeSession{delay: 20 * time.Millisecond, rtt: 15 * time.Millisecond}
+		hs.ways.warm = s
+		exchange(t, hs, s)
+		if s.pings != 0 || hs.ways.probes != 0 {
+			t.Errorf("%d pings, %d probes: a prompt answer costs nothing beside itself", s.pings, hs.ways.probes)
+		}
+		if got := hs.h.Stats(); got != (Stats{Opened: 1}) {
+			t.Errorf("counts %+v, want one opened, none open", got)
+		}
+	})
+}
+
+func TestEachProbesForEveryConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hs := newHarness(t, Each, false)
+		for range 2 {
+			s := &fakeSession{delay: time.Millisecond}
+			hs.ways.each = []Session{s}
+			exchange(t, hs, s)
+			if !s.retired {
+				t.Error("the session of one connection is not kept")
+			}
+		}
+		if hs.ways.probes != 2 {
+			t.Errorf("%d probes for 2 connections", hs.ways.probes)
+		}
+	})
+}
+
+func TestEachRetriesAnUnansweredProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hs := newHarness(t, Each, false)
+		s := new(fakeSession)
+		hs.ways.each = []Session{nil, s}
+		exchange(t, hs, s)
+		if got := hs.answer(); got != "unreachable" || hs.ways.probes != 4 {
+			t.Errorf("got %q after %d probes, want unreachable after Retries+1 = 2 more", got, hs.ways.probes)
+		}
+	})
+}
+
+func TestSilentLinkGetsAFreshProbeBeside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hs := newHarness(t, Warm, false)
+		dead, fresh := &fakeSession{silent: true}, &fakeSession{delay: 15 * time.Millisecond}
+		hs.ways.warm, hs.ways.fresh = dead, []Session{fresh}
+		start := time.Now()
+		c, err := hs.h.Dial(t.Context(), dst)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took != minPatience+15*time.Millisecond {
+			t.Errorf("took %v, want the patience of %v and one probe", took, minPatience)
+		}
+		c.Abort()
+		if c, err = hs.h.Dial(t.Context(), dst); err != nil || dead.opened() != 1 {
+			t.Errorf("next connection: %v, %d OPENs on the dead link; want the fresh one used at once", err, dead.opened())
+		}
+		c.Abort()
+	})
+}
+
+func TestSlowOriginOnALivingLinkGetsNoProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hs := newHarness(t, Warm, false)
+		s := &fakeSession{delay: 5 * time.Second, err: ErrTimedOut, rtt: 40 * time.Millisecond}
+		hs.ways.warm = s
+		if got := hs.answer(); got != "silence" || hs.ways.probes != 0 || s.opened() != 1 {
+			t.Errorf("got %q, %d probes, %d OPENs; want one OPEN, and PINGs to show that the link lives", got, hs.ways.probes, s.opened())
+		}
+	})
+}
+
+func TestLoserOfTheRaceIsReset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hs := newHarness(t, Warm, false)
+		// The warm link wakes at the same moment as the fresh one answers: one stream stays, the other is reset.
+		warm := &fakeSession{delay: 400 * time.Millisecond}
+		fresh := &fakeSession{delay: 400*time.Millisecond - minPatience}
+		hs.ways.warm, hs.ways.fresh = &pingless{warm}, []Session{fresh}
+		c, err := hs.h.Dial(t.Context(), dst)
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		var reset, open int
+		for _, f := range append(warm.far, fresh.far...) {
+			f.in.mu.Lock()
+			if errors.Is(f.in.err, syscall.ECONNRESET) {
+				reset++
+			} else {
+				open++
+			}
+			f.in.mu.Unlock()
+		}
+		if open != 1 || reset != 1 {
+			t.Errorf("%d streams open, %d reset; want one each", open, reset)
+		}
+		c.Abort()
+	})
+}
+
+// pingless answers OPEN but no PING.
+type pingless struct{ *fakeSession }
+
+func (pingless) Ping() {}
+
+func TestSessionThatEndsIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hs := newHarness(t, Warm, false)
+		s := new(fakeSession)
+		hs.ways.warm, hs.ways.fresh = &fakeSession{err: errEnded}, []Session{&fakeSession{err: errEnded}, s}
+		exchange(t, hs, s)
+	})
+}
+
+func TestSessionsThatAlwaysEndAreGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hs := newHarness(t, Warm, false)
+		s := &fakeSession{err: errEnded}
+		hs.ways.warm, hs.ways.fresh = s, []Session{s, s, s, s, s, s, s}
+		if _, err := hs.h.Dial(t.Context(), dst); !errors.Is(err, errEnded) || s.opened() > 2*maxFresh {
+			t.Errorf("got %v after %d OPENs, want the reason after a bounded number", err, s.opened())
+		}
+	})
+}
+
+func TestNobodySpeaksOurProtocol(t *testing.T) {
+	for _, tt := range []struct {
+		rule     string
+		fallback bool
+		direct   error
+		want     string
+	}{
+		{"fallback none: an error", false, nil, "unreachable"},
+		{"fallback direct: refused stays refused", true, syscall.ECONNREFUSED, "refused"},
+		{"fallback direct: a timeout stays one", true, syscall.ETIMEDOUT, "silence"},
+		{"fallback direct: unreachable stays so", true, syscall.ENETUNREACH, "unreachable"},
+	} {
+		for name, mode := range map[string]Mode{"warm": Warm, "each": Each} {
+			t.Run(tt.rule+"/"+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					hs := newHarness(t, mode, tt.fallback)
+					hs.direct = func() (Conn, error) { return nil, tt.direct }
+					if got := hs.answer(); got != tt.want {
+						t.Errorf("application got %q, want %q", got, tt.want)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestFallbackDirectCarriesTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hs := newHarness(t, Warm, true)
+		s := new(fakeSession) // only keeps the far end
+		hs.direct = func() (Conn, error) { return s.Open(t.Context(), "") }
+		exchange(t, hs, s)
+		if got := hs.h.Stats(); got != (Stats{Direct: 1}) || len(hs.events) != 1 {
+			t.Errorf("counts %+v, events %q; want one direct connection, and said so", got, hs.events)
+		}
+	})
+}
+
+func TestApplicationGoneBeforeAccept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hs := newHarness(t, Warm, false)
+		s := new(fakeSession)
+		hs.ways.warm = s
+		f := newFlow(t)
+		f.err = syscall.ECONNRESET
+		hs.h.Handle(t.Context(), f)
+		if _, err := s.far[0].Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("origin read %v, want a reset: nobody is there any more", err)
+		}
+	})
+}
+
+func TestApplicationGivesUpWhileOpening(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hs := newHarness(t, Warm, false)
+		hs.ways.warm = &fakeSession{delay: time.Hour, rtt: time.Millisecond}
+		ctx, cancel := context.WithCancel(t.Context())
+		f := newFlow(t)
+		f.ctx = ctx
+		time.AfterFunc(time.Second, cancel)
+		start := time.Now()
+		hs.h.Handle(t.Context(), f)
+		if f.got() != "silence" || time.Since(start) != time.Second {
+			t.Errorf("got %q after %v, want silence at once", f.got(), time.Since(start))
+		}
+	})
+}
+
+func TestUnknownAddress(t *testing.T) {
+	hs := newHarness(t, Warm, true)
+	if _, err := hs.h.Dial(t.Context(), netip.MustParseAddrPort("198.18.9.9:1")); !errors.Is(err, ErrUnprotected) {
+		t.Errorf("got %v, want %v", err, ErrUnprotected)
+	}
+}
