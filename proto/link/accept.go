@@ -1,0 +1,278 @@
+package link
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"migrationsensor/proto"
+)
+
+// Bounds of what a stranger may cost (the first is the protocol's, the others ours).
+const (
+	preambleTimeout = 2 * time.Second
+	defaultPending  = 1024    // connections without a verified preamble
+	perSource       = 8       // of them from one address (IPv6: one /64)
+	muteBytes       = 4 << 10 // read and dropped of a wrong one, so that its end is no reset
+	drainTime       = time.Second
+	defaultLinks    = 1 << 16
+	fullAfter       = time.Second // what BUSY tells when all links are taken
+)
+
+// Acceptor takes links in at a proxy's link port. Its fields are set before Serve.
+type Acceptor struct {
+	Creds  Credentials
+	Node   proto.NodeID
+	Keys   *proto.Keyring
+	Nonces *proto.NonceSet // shared with the SYN Checker; nil: its own
+
+	// Decide answers a verified preamble with a sealed reply; nil from it (or no Decide) lets TLS go on.
+	Decide func(v proto.Verified, from netip.AddrPort) *proto.Reply
+	// Revoked agents are rejected. May be nil.
+	Revoked func(proto.AgentID) bool
+
+	// Control, Data and Enrol own the link until they return; then it is closed. ctx ends with the
+	// link's Close by the Acceptor. A kind without its function is rejected like a wrong preamble.
+	Control func(ctx context.Context, l *Link, v proto.Verified)
+	Data    func(ctx context.Context, l *Link, v proto.Verified)
+	Enrol   func(ctx context.Context, l net.Conn, v proto.Verified)
+
+	Clock      func() time.Time // nil: time.Now
+	MaxPending int              // 0: 1024
+	MaxLinks   int              // 0: 65536
+	Log        *slog.Logger
+
+	stats counters
+
+	once    sync.Once
+	pending *pending
+	live    live
+}
+
+func (a *Acceptor) init() {
+	a.once.Do(func() {
+		if a.Nonces == nil {
+			a.Nonces = proto.NewNonceSet()
+		}
+		if a.Clock == nil {
+			a.Clock = time.Now
+		}
+		if a.MaxPending == 0 {
+			a.MaxPending = defaultPending
+		}
+		if a.MaxLinks == 0 {
+			a.MaxLinks = defaultLinks
+		}
+		if a.Log == nil {
+			a.Log = slog.New(slog.DiscardHandler)
+		}
+		a.pending = newPending(a.MaxPending)
+		a.live.links = map[*Link]*entry{}
+	})
+}
+
+// Listen opens a link port. Without MPTCP: it would show in the SYN-ACK.
+func Listen(ctx context.Context, at netip.AddrPort) (net.Listener, error) {
+	lc := net.ListenConfig{}
+	lc.SetMultipathTCP(false)
+	l, err := lc.Listen(ctx, "tcp", at.String())
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("listen for links on %s: %w (another program has port %d: stop it, see `ss -ltnp sport = :%d`, or set another link_port)", at, err, at.Port(), at.Port())
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("listen for links on %s: %w (no interface has this address: add it, or correct `public` of the node)", at, err)
+	case err != nil:
+		return nil, fmt.Errorf("listen for links on %s: %w", at, err)
+	}
+	return l, nil
+}
+
+// Serve takes links in until ctx is done or the listener is closed. It closes the listener, and
+// returns when every link has ended; nil means a stop that was asked for.
+func (a *Acceptor) Serve(ctx context.Context, l net.Listener) error {
+	a.init()
+	deferring(l)
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	var wg sync.WaitGroup
+	err := a.acceptLoop(ctx, l, &wg)
+	cancel()
+	l.Close()
+	wg.Wait()
+	return err
+}
+
+const (
+	acceptBackoff    = 5 * time.Millisecond
+	maxAcceptBackoff = time.Second
+)
+
+// acceptLoop outlives what the kernel may say under pressure: a full descriptor table, a client gone.
+func (a *Acceptor) acceptLoop(ctx context.Context, l net.Listener, wg *sync.WaitGroup) error {
+	var wait time.Duration
+	var warned time.Time
+	for {
+		c, err := l.Accept()
+		switch {
+		case err == nil:
+			wait = 0
+			a.stats.accepted.Add(1)
+			wg.Go(func() { a.serve(ctx, c) })
+			continue
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("accept links: %w", err)
+		}
+		a.stats.acceptErrors.Add(1)
+		if errors.Is(err, syscall.ECONNABORTED) {
+			continue
+		}
+		if now := time.Now(); now.Sub(warned) >= time.Second {
+			warned = now
+			a.Log.Warn("accept links", "addr", l.Addr(), "err", err)
+		}
+		wait = min(max(2*wait, acceptBackoff), maxAcceptBackoff)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// serve takes one connection from its first byte to its end.
+func (a *Acceptor) serve(ctx context.Context, c net.Conn) {
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	from := addrPort(c.RemoteAddr())
+	p, ok := a.pending.add(c, from.Addr(), &a.stats)
+	if !ok {
+		return
+	}
+	v, reply, ok := a.greet(c, from)
+	switch {
+	case !ok:
+		mute(c)
+		a.pending.remove(p)
+	case reply != nil:
+		a.pending.remove(p)
+		a.stats.sealed.Add(1)
+		sealed(c, v.raw[:], *reply, v.Keys, from)
+	default:
+		a.pending.remove(p)
+		a.establish(ctx, c, v.Verified)
+	}
+}
+
+// A greeting is a verified preamble and its bytes.
+type greeting struct {
+	proto.Verified
+	raw [proto.PreambleLen]byte
+}
+
+// greet reads exactly the preamble and decides. Not ok: whoever it is hears nothing.
+func (a *Acceptor) greet(c net.Conn, from netip.AddrPort) (g greeting, reply *proto.Reply, ok bool) {
+	c.SetDeadline(time.Now().Add(preambleTimeout))
+	if _, err := io.ReadFull(c, g.raw[:]); err != nil {
+		a.stats.short.Add(1)
+		return g, nil, false
+	}
+	now := a.Clock()
+	var err error
+	g.Verified, err = a.Keys.Verify(g.raw[:], a.Node, now)
+	switch {
+	case errors.Is(err, proto.ErrClock):
+		a.stats.clock.Add(1)
+		return g, &proto.Reply{Kind: proto.ReplyReject, Code: proto.RejectClock, ServerTime: now}, true
+	case errors.Is(err, proto.ErrVersion):
+		a.stats.version.Add(1)
+		return g, &proto.Reply{Kind: proto.ReplyReject, Code: proto.RejectVersion}, true
+	case err != nil:
+		a.stats.wrong(err)
+		return g, nil, false
+	case !a.serves(g.Verified):
+		a.stats.badKind.Add(1)
+		return g, nil, false
+	}
+	if fresh, same := a.Nonces.Seen(g.Nonce, from.Addr(), now); !fresh && !same {
+		a.stats.replayed.Add(1)
+		return g, nil, false
+	}
+	if a.Revoked != nil && a.Revoked(g.Agent) {
+		a.stats.revoked.Add(1)
+		return g, &proto.Reply{Kind: proto.ReplyReject, Code: proto.RejectRevoked}, true
+	}
+	if a.Decide != nil {
+		reply = a.Decide(g.Verified, from)
+	}
+	if reply == nil && a.live.full(a.MaxLinks) {
+		a.stats.full.Add(1)
+		reply = &proto.Reply{Kind: proto.ReplyBusy, After: fullAfter}
+	}
+	return g, reply, true
+}
+
+// serves reports whether this node ends such a link itself.
+func (a *Acceptor) serves(v proto.Verified) bool {
+	if v.Target != a.Node {
+		return false // passing links on to another anchor is not spoken here yet
+	}
+	switch v.Kind {
+	case proto.KindControl:
+		return a.Control != nil
+	case proto.KindData:
+		return a.Data != nil
+	case proto.KindEnrol:
+		return a.Enrol != nil
+	}
+	return false
+}
+
+// mute says nothing, reads on for a little so that the end is no reset, and lets its caller close.
+func mute(c net.Conn) {
+	_, _ = io.CopyN(io.Discard, c, muteBytes) // its end, its deadline or the bound: all the same
+}
+
+// establish does TLS and hands the link to its owner.
+func (a *Acceptor) establish(ctx context.Context, c net.Conn, v proto.Verified) {
+	c.SetDeadline(time.Time{})
+	l := &Link{Kind: v.Kind, raw: c}
+	l.Conn = tls.Server(c, a.Creds.server(v, a.Clock(), &l.Peer))
+	hctx, done := context.WithTimeout(ctx, stepTimeout)
+	err := l.HandshakeContext(hctx)
+	done()
+	if err != nil {
+		a.stats.tlsFailed.Add(1)
+		a.Log.Debug("link refused", "agent", v.Agent, "from", c.RemoteAddr(), "kind", v.Kind, "err", err)
+		return
+	}
+	tune(c, v.Kind)
+	l.Since = a.Clock()
+	lctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	a.live.add(l, v.Agent, cancel)
+	defer a.live.remove(l)
+	switch v.Kind {
+	case proto.KindControl:
+		a.stats.control.Add(1)
+		a.Control(lctx, l, v)
+	case proto.KindData:
+		a.stats.data.Add(1)
+		a.Data(lctx, l, v)
+	case proto.KindEnrol:
+		a.stats.enrol.Add(1)
+		a.Enrol(lctx, l, v)
+	}
+	l.Close()
+}

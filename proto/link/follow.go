@@ -1,0 +1,161 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"migrationsensor/proto"
+)
+
+// Rules of following (the first three are the protocol's).
+const (
+	maxTransfers = 3
+	toldDials    = 3                      // dials of a target that said nothing yet
+	minRedial    = 250 * time.Millisecond // between them, or 1.5 SRTT
+	knockLead    = 2 * time.Millisecond   // a knock sent together with the SYN loses the race
+	maxClockSkew = 24 * time.Hour
+)
+
+// ErrChase is a chain of transfers that breaks the rules: too long, or back to a node it came from.
+var ErrChase = errors.New("transferred in circles")
+
+// Follow opens a link, starting at the proxy t, and goes where sealed TRANSFERs send it: at most 3 of
+// them, never twice to the same node, except that an edge may name itself once, which admits the
+// client. It returns the proxies dialled too, the last one is the link's. A BUSY or RETRY ends it as
+// a *SealedError: the caller waits.
+func (d *Dialer) Follow(ctx context.Context, t proto.Target, kind proto.Kind) (*Link, []proto.Target, error) {
+	return d.follow(ctx, t, kind, false)
+}
+
+// FollowTold is Follow to a target that a MIGRATE named: its door opens to a knock.
+func (d *Dialer) FollowTold(ctx context.Context, t proto.Target, kind proto.Kind) (*Link, []proto.Target, error) {
+	return d.follow(ctx, t, kind, true)
+}
+
+func (d *Dialer) follow(ctx context.Context, t proto.Target, kind proto.Kind, told bool) (*Link, []proto.Target, error) {
+	var path []proto.Target
+	next, transfers := []proto.Target{t}, 0
+	for {
+		l, se, err := d.first(ctx, next, kind, told, &path)
+		if err != nil {
+			return nil, path, err
+		}
+		if l != nil {
+			return l, path, nil
+		}
+		if se.Reply.Kind != proto.ReplyTransfer {
+			return nil, path, se
+		}
+		if transfers++; transfers > maxTransfers {
+			return nil, path, fmt.Errorf("%w: more than %d transfers", ErrChase, maxTransfers)
+		}
+		if next = permitted(se.Reply.Targets, path); len(next) == 0 {
+			return nil, path, fmt.Errorf("%w: back to a proxy that was tried", ErrChase)
+		}
+		told = true
+	}
+}
+
+// permitted are the targets that may be dialled after path: those not in it, and the last one if it
+// named itself for the first time.
+func permitted(targets, path []proto.Target) (out []proto.Target) {
+	last := path[len(path)-1].Node
+	for _, t := range targets {
+		dials := 0
+		for _, p := range path {
+			if p.Node == t.Node {
+				dials++
+			}
+		}
+		if dials == 0 || dials == 1 && t.Node == last {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// first tries the targets in order until one answers, with a link or sealed. The path notes those
+// that were dialled.
+func (d *Dialer) first(ctx context.Context, targets []proto.Target, kind proto.Kind, told bool, path *[]proto.Target) (*Link, *SealedError, error) {
+	var errs []error
+	for _, t := range targets {
+		*path = append(*path, t)
+		l, err := d.reach(ctx, t, kind, told)
+		if err == nil {
+			return l, nil, nil
+		}
+		var se *SealedError
+		if errors.As(err, &se) {
+			return nil, se, nil
+		}
+		errs = append(errs, err)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, nil, errors.Join(errs...)
+}
+
+// reach dials one proxy, and once more with the right time if it rejects this machine's clock.
+func (d *Dialer) reach(ctx context.Context, t proto.Target, kind proto.Kind, told bool) (*Link, error) {
+	dial := d.dialKnown
+	if told {
+		dial = d.dialTold
+	}
+	l, err := dial(ctx, t, kind)
+	var se *SealedError
+	if !errors.As(err, &se) || se.Reply.Kind != proto.ReplyReject || se.Reply.Code != proto.RejectClock {
+		return l, err
+	}
+	skew := se.Reply.ServerTime.Sub(d.clock())
+	if skew.Abs() > maxClockSkew {
+		return nil, fmt.Errorf("this machine's clock is off by %v: set it right: %w", skew.Round(time.Second), err)
+	}
+	d.skew.Store(int64(skew))
+	d.log().Warn("this machine's clock is off; using the proxy's time", "skew", skew.Round(time.Second))
+	return dial(ctx, t, kind)
+}
+
+func (d *Dialer) dialKnown(ctx context.Context, t proto.Target, kind proto.Kind) (*Link, error) {
+	return d.Dial(ctx, t, kind, t.Node)
+}
+
+// dialTold dials a target that may be dark: it knocks before each SYN, and dials again when the SYN
+// may have come before the door was open, earlier than the kernel would. The last dial has all the time.
+func (d *Dialer) dialTold(ctx context.Context, t proto.Target, kind proto.Kind) (*Link, error) {
+	a := attempt{t: t, kind: kind, target: t.Node}
+	var errs []error
+	for n := range toldDials {
+		d.knock(ctx, t)
+		select {
+		case <-time.After(knockLead):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		a.wait = d.timeout()
+		if n < toldDials-1 {
+			a.wait = min(a.wait, d.redial())
+		}
+		began := time.Now()
+		l, err := d.dial(ctx, a)
+		var se *SealedError
+		if err == nil || errors.As(err, &se) || ctx.Err() != nil {
+			return l, err
+		}
+		if !slices.ContainsFunc(errs, func(e error) bool { return e.Error() == err.Error() }) {
+			errs = append(errs, err)
+		}
+		// A refusal comes sooner than a silence: keep the pace all the same.
+		select {
+		case <-time.After(a.wait - time.Since(began)):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (d *Dialer) redial() time.Duration { return max(minRedial, d.srtt()*3/2) }

@@ -1,0 +1,57 @@
+package link
+
+import (
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"time"
+
+	"migrationsensor/proto"
+)
+
+// Link is one established link. Each end has its own; Read and Write are TLS's.
+type Link struct {
+	*tls.Conn
+	Kind   proto.Kind
+	Peer   proto.Identity // who the other end is; empty on an enrol link, at the node
+	Target proto.Target   // where it was dialled to; empty at the node
+	Since  time.Time
+
+	raw     net.Conn
+	connect time.Duration // how long connect took; 0 when unknown
+}
+
+// RTT is the round trip as the kernel smooths it; where it can't be asked, the time of the connect.
+// Zero: unknown.
+func (l *Link) RTT() time.Duration {
+	if d, ok := kernelRTT(l.raw); ok {
+		return d
+	}
+	return l.connect
+}
+
+// Remote is the other end's address.
+func (l *Link) Remote() netip.AddrPort { return addrPort(l.raw.RemoteAddr()) }
+
+// Abort ends the link at once with a reset. Close says goodbye and may wait for the network to take it.
+func (l *Link) Abort() {
+	abort(l.raw)
+}
+
+// abort closes c with RST where it can.
+func abort(c net.Conn) {
+	if s, ok := c.(interface{ SetLinger(int) error }); ok {
+		_ = s.SetLinger(0) // fails only if it is closed already
+	}
+	c.Close()
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	var p netip.AddrPort
+	if t, ok := a.(*net.TCPAddr); ok {
+		p = t.AddrPort()
+	} else {
+		p, _ = netip.ParseAddrPort(a.String())
+	}
+	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+}

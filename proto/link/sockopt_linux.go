@@ -1,0 +1,84 @@
+package link
+
+import (
+	"net"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"migrationsensor/proto"
+)
+
+const (
+	notSentLowat = 128 << 10 // so that small frames don't wait behind megabytes in the kernel
+	userTimeout  = 10 * time.Second
+	deferAccept  = 2 // seconds; as long as a preamble may take
+)
+
+// prepare sets what must be set before connect. Each option is an optimisation: a kernel without it
+// only sends one packet more.
+func prepare(c syscall.RawConn, keyed bool) {
+	_ = c.Control(func(fd uintptr) {
+		// The handshake's ACK waits for the first flight: one segment, cookie and preamble together.
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
+		if keyed && unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_FASTOPEN_NO_COOKIE, 1) == nil {
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 1)
+		}
+	})
+}
+
+func option(c net.Conn, set func(fd int)) bool {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	rc, err := sc.SyscallConn()
+	return err == nil && rc.Control(func(fd uintptr) { set(int(fd)) }) == nil
+}
+
+// tune sets what an established link wants; it goes on without.
+func tune(c net.Conn, kind proto.Kind) {
+	option(c, func(fd int) {
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSentLowat)
+		if kind == proto.KindControl {
+			_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
+		}
+	})
+}
+
+// kernelRTT is the kernel's smoothed round trip.
+func kernelRTT(c net.Conn) (rtt time.Duration, ok bool) {
+	asked := option(c, func(fd int) {
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		ok = err == nil && info.Rtt > 0
+		if ok {
+			rtt = time.Duration(info.Rtt) * time.Microsecond
+		}
+	})
+	return rtt, asked && ok
+}
+
+// WasReset reports whether a connection is closed in both directions, as after RST. The kernel
+// reports a reset once; when the writer was told, the reader sees an end of file that is none.
+func WasReset(c net.Conn) bool {
+	reset := false
+	option(c, func(fd int) {
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		reset = err == nil && info.State == unix.BPF_TCP_CLOSE
+	})
+	return reset
+}
+
+// deferring lets the kernel keep connections that say nothing.
+func deferring(l net.Listener) {
+	sc, ok := l.(syscall.Conn)
+	if !ok {
+		return
+	}
+	if rc, err := sc.SyscallConn(); err == nil {
+		_ = rc.Control(func(fd uintptr) {
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, deferAccept)
+		})
+	}
+}

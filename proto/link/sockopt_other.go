@@ -1,0 +1,23 @@
+//go:build !linux
+
+package link
+
+import (
+	"net"
+	"syscall"
+	"time"
+
+	"migrationsensor/proto"
+)
+
+// Elsewhere a pure ACK goes before the first flight; the proxy's SYN Checker expects that too.
+func prepare(syscall.RawConn, bool) {}
+
+func tune(net.Conn, proto.Kind) {}
+
+func kernelRTT(net.Conn) (time.Duration, bool) { return 0, false }
+
+// WasReset can't be asked here: a reset that the writer was told of shows when it next writes.
+func WasReset(net.Conn) bool { return false }
+
+func deferring(net.Listener) {}
