@@ -1,0 +1,247 @@
+package session
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"sync"
+	"time"
+
+	"migrationsensor/proto"
+)
+
+// Sizes and times to start from (PROTOCOL, Timers and sizes).
+const (
+	defaultWindow     = 256 << 10
+	defaultMaxWindow  = 4 << 20
+	defaultMaxSession = 16 << 20
+	defaultMaxStreams = 4096
+	openRate          = 200 // OPENs a second that one agent may send
+	openBurst         = 2000
+
+	ackDelay = 25 * time.Millisecond
+	ackBytes = 64 << 10
+	rstDelay = 5 * time.Second // how long a reset waits for the bytes before it
+
+	idlePing  = 10 * time.Second
+	minSilent = 750 * time.Millisecond // outstanding data and silence: PING
+	minDead   = 1500 * time.Millisecond
+	idleDead  = 10 * time.Second // an idle link's PING is not urgent
+)
+
+// Errors of a session.
+var (
+	ErrProtocol = errors.New("protocol violation")
+	ErrClosed   = errors.New("session closed")
+	ErrSilent   = errors.New("the link is silent")
+)
+
+// OpenError is the other side's answer that there is no connection.
+type OpenError struct {
+	Code proto.OpenCode
+	Text string
+}
+
+func (e *OpenError) Error() string {
+	if e.Text == "" {
+		return "open: " + e.Code.String()
+	}
+	return fmt.Sprintf("open: %s: %s", e.Code, e.Text)
+}
+
+// Config is set once. Windows are in bytes; zero means the default.
+type Config struct {
+	Server     bool
+	Window     int // first window of each stream towards us, as announced in SESSION or SESSION_OK
+	PeerWindow int // first window of each stream towards the peer, as it announced
+	MaxWindow  int // to which a stream's window grows
+	MaxSession int // sum of the windows beyond the first of all streams
+	MaxStreams int
+	// Accept takes an OPEN (server). It is called without locks and must not block; it, or a goroutine
+	// that it starts, answers with AcceptOK or Fail.
+	Accept func(st *Stream, service string)
+	Log    *slog.Logger
+}
+
+// Session is one end. It is safe for concurrent use.
+type Session struct {
+	cfg   Config
+	ready chan struct{} // 1-buffered: something may be to send
+	done  chan struct{} // closed at the end
+
+	mu       sync.Mutex
+	err      error // why it ended; nil while it lives
+	streams  map[uint32]*Stream
+	lastID   uint32 // highest stream id opened
+	now      time.Time
+	control  []byte    // whole frames that need no credit
+	queue    []*Stream // with something to send, each once, in turn
+	acks     []*Stream // with an ACK to send at ackAt
+	grown    int       // bytes of windows granted beyond the first
+	tokens   float64   // OPENs the peer may send now
+	tokensAt time.Time
+
+	heard      time.Time // last frame from the peer
+	active     time.Time // since when something is outstanding
+	pinged     time.Time // PING under way since; zero: none
+	pingToken  uint64
+	wantPing   bool
+	pongs      bool // a PONG is pending: one at a time
+	pongToken  uint64
+	srtt       time.Duration
+	resetUntil []*Stream // resets that wait for the bytes before them
+}
+
+// New returns a live session.
+func New(cfg Config) *Session {
+	def := func(v *int, d int) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&cfg.Window, defaultWindow)
+	def(&cfg.PeerWindow, defaultWindow)
+	def(&cfg.MaxWindow, defaultMaxWindow)
+	def(&cfg.MaxSession, defaultMaxSession)
+	def(&cfg.MaxStreams, defaultMaxStreams)
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Session{
+		cfg: cfg, ready: make(chan struct{}, 1), done: make(chan struct{}),
+		streams: make(map[uint32]*Stream), tokens: openBurst,
+	}
+}
+
+// DefaultWindow is the first window that New grants when Config.Window is zero.
+const DefaultWindow = defaultWindow
+
+// Ready is signalled when Next may have something, and when the session has ended.
+func (s *Session) Ready() <-chan struct{} { return s.ready }
+
+// Done is closed when the session has ended; Err says why.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Err returns nil while the session lives.
+func (s *Session) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Streams returns how many streams there are.
+func (s *Session) Streams() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.streams)
+}
+
+// Heard is when the peer last said anything.
+func (s *Session) Heard() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.heard
+}
+
+// SRTT is the smoothed round trip of PINGs; zero before the first.
+func (s *Session) SRTT() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.srtt
+}
+
+// Ping asks the peer for a sign of life.
+func (s *Session) Ping() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wantPing = true
+	s.signal()
+}
+
+func (s *Session) signal() {
+	select {
+	case s.ready <- struct{}{}:
+	default:
+	}
+}
+
+// Close ends the session: every stream is reset, never cleanly ended. A nil err means ErrClosed.
+func (s *Session) Close(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closeLocked(err)
+}
+
+func (s *Session) closeLocked(err error) {
+	if s.err != nil {
+		return
+	}
+	if err == nil {
+		err = ErrClosed
+	}
+	s.err = err
+	for _, st := range s.streams {
+		st.failLocked(errReset)
+	}
+	clear(s.streams)
+	s.queue, s.acks, s.control = nil, nil, nil
+	close(s.done)
+	s.signal()
+}
+
+// Open opens a stream to a service and waits until the origin has accepted it. The error is an
+// *OpenError if the anchor said why not, else ctx's or the session's own.
+func (s *Session) Open(ctx context.Context, service string) (*Stream, error) {
+	s.mu.Lock()
+	if s.err != nil {
+		defer s.mu.Unlock()
+		return nil, s.err
+	}
+	if len(s.streams) >= s.cfg.MaxStreams || s.lastID == math.MaxUint32 {
+		s.mu.Unlock()
+		return nil, &OpenError{Code: proto.OpenBusy, Text: "too many streams in this session"}
+	}
+	s.lastID++
+	st := newStream(s, s.lastID)
+	st.service = service
+	s.streams[st.id] = st
+	s.control = s.message(s.control, st.id, &proto.Open{Service: service})
+	s.signal()
+	s.mu.Unlock()
+
+	select {
+	case <-st.opened:
+	case <-ctx.Done():
+		st.Abort()
+		return nil, ctx.Err()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st.openErr != nil {
+		return nil, st.openErr
+	}
+	if s.err != nil {
+		return nil, s.err
+	}
+	return st, nil
+}
+
+// message appends a message's one frame.
+func (s *Session) message(dst []byte, stream uint32, m proto.Message) []byte {
+	return proto.AppendMessage(dst, m, stream)
+}
+
+// header appends a frame that is only a header.
+func header(dst []byte, t proto.FrameType, flags uint8, stream uint32, off uint64) []byte {
+	return proto.Header{Type: t, Flags: flags, Stream: stream, Offset: off}.Append(dst)
+}
+
+// ack appends an ACK: received offset in the header, credit (the offset up to which the peer may send)
+// in the payload.
+func appendAck(dst []byte, stream uint32, flags uint8, received, credit uint64) []byte {
+	dst = proto.Header{Type: proto.TypeAck, Flags: flags, Length: 8, Stream: stream, Offset: received}.Append(dst)
+	return binary.BigEndian.AppendUint64(dst, credit)
+}

@@ -1,0 +1,295 @@
+package session
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"migrationsensor/proto"
+)
+
+// errReset is what both ends see of a stream that was given up.
+var errReset error = syscall.ECONNRESET
+
+type streamState int
+
+const (
+	opening streamState = iota // OPEN is not answered
+	open
+	over // reset or removed
+)
+
+// minSend is how much a writer may leave in the send buffer beyond its credit.
+const minSend = 64 << 10
+
+// Stream is one application's connection. It is a net.Conn; CloseWrite is a half-close, Abort a reset.
+// Close is as TCP's: what was written is still delivered, and more from the peer is answered by a reset.
+type Stream struct {
+	s       *Session
+	id      uint32
+	service string
+	opened  chan struct{} // closed when OPEN is answered, or the stream is given up
+	done    chan struct{} // closed when the stream is over
+
+	// all below guarded by s.mu
+	cond    *sync.Cond
+	state   streamState
+	openErr error
+	err     error // what ended it; nil while it lives
+
+	// offsets, absolute: sendAcked ≤ sendNext ≤ sendAcked + len(send), sendNext ≤ sendLimit
+	send      buffer
+	sendAcked uint64
+	sendNext  uint64
+	sendLimit uint64
+	finQueued bool // the writer has ended
+	finSent   bool
+	finAcked  bool
+	rstQueued bool
+	rstUntil  time.Time
+
+	// recvRead ≤ recvNext ≤ recvLimit
+	recv       buffer
+	recvRead   uint64
+	recvNext   uint64
+	recvLimit  uint64
+	window     uint64
+	grownAt    uint64 // recvRead when the window last grew
+	ackedNext  uint64 // what the last ACK said
+	ackedLimit uint64
+	ackAt      time.Time // an ACK is due then; zero: none
+	ackFin     bool      // the FIN's ACK has been sent
+	finAt      int64     // the peer's final offset; −1: unknown
+	readClosed bool
+	closed     bool
+
+	queued bool // in s.queue
+
+	readDeadline, writeDeadline deadline
+}
+
+func newStream(s *Session, id uint32) *Stream {
+	return &Stream{
+		s: s, id: id, cond: sync.NewCond(&s.mu),
+		opened: make(chan struct{}), done: make(chan struct{}), finAt: -1,
+		window: uint64(s.cfg.Window), recvLimit: uint64(s.cfg.Window), ackedLimit: uint64(s.cfg.Window),
+		sendLimit: uint64(s.cfg.PeerWindow),
+	}
+}
+
+// ID is the stream's number in its session.
+func (st *Stream) ID() uint32 { return st.id }
+
+// Service is the service that was asked for.
+func (st *Stream) Service() string { return st.service }
+
+// Done is closed when the stream is over in both directions, or was given up.
+func (st *Stream) Done() <-chan struct{} { return st.done }
+
+// sendEnd is the offset after the last byte written.
+func (st *Stream) sendEnd() uint64 { return st.sendAcked + uint64(st.send.n) }
+
+// AcceptOK answers the OPEN: the origin has accepted.
+func (st *Stream) AcceptOK() {
+	st.s.mu.Lock()
+	defer st.s.mu.Unlock()
+	if st.state != opening {
+		return
+	}
+	st.state = open
+	close(st.opened)
+	st.s.control = st.s.message(st.s.control, st.id, &proto.OpenOK{})
+	st.s.signal()
+}
+
+// Fail answers the OPEN: there is no connection, and why.
+func (st *Stream) Fail(code proto.OpenCode, text string) {
+	st.s.mu.Lock()
+	defer st.s.mu.Unlock()
+	if st.state != opening {
+		return
+	}
+	st.s.control = st.s.message(st.s.control, st.id, &proto.OpenFail{Code: code, Text: text})
+	st.s.signal()
+	st.failLocked(errReset)
+	st.removeLocked()
+}
+
+// Read reads received bytes. After the peer's reset it gives what came before, then ECONNRESET.
+func (st *Stream) Read(p []byte) (int, error) {
+	st.s.mu.Lock()
+	defer st.s.mu.Unlock()
+	for {
+		switch {
+		case st.closed:
+			return 0, net.ErrClosed
+		case st.readDeadline.passed:
+			return 0, os.ErrDeadlineExceeded
+		case st.recv.n > 0:
+			if len(p) == 0 {
+				return 0, nil
+			}
+			n := st.recv.read(p)
+			st.recvRead += uint64(n)
+			st.grantLocked()
+			st.maybeRemoveLocked()
+			return n, nil
+		case st.err != nil:
+			return 0, st.err
+		case st.finAt >= 0 && st.recvRead == uint64(st.finAt):
+			return 0, io.EOF
+		case len(p) == 0:
+			return 0, nil
+		}
+		st.cond.Wait()
+	}
+}
+
+// Write queues bytes; it blocks while neither credit nor a small buffer has room.
+func (st *Stream) Write(p []byte) (total int, err error) {
+	st.s.mu.Lock()
+	defer st.s.mu.Unlock()
+	for {
+		switch {
+		case st.closed:
+			return total, net.ErrClosed
+		case st.err != nil:
+			return total, st.err
+		case st.finQueued:
+			return total, syscall.EPIPE
+		case st.writeDeadline.passed:
+			return total, os.ErrDeadlineExceeded
+		case len(p) == 0:
+			return total, nil
+		}
+		if room := max(st.sendLimit, st.sendAcked+minSend) - min(st.sendEnd(), max(st.sendLimit, st.sendAcked+minSend)); room > 0 {
+			n := int(min(room, uint64(len(p))))
+			st.send.write(p[:n])
+			total += n
+			p = p[n:]
+			st.queueLocked()
+			continue
+		}
+		st.cond.Wait()
+	}
+}
+
+// CloseWrite ends our direction after what was written; reading goes on.
+func (st *Stream) CloseWrite() error {
+	st.s.mu.Lock()
+	defer st.s.mu.Unlock()
+	switch {
+	case st.closed:
+		return net.ErrClosed
+	case st.err != nil:
+		return st.err
+	}
+	st.finLocked()
+	return nil
+}
+
+func (st *Stream) finLocked() {
+	if !st.finQueued {
+		st.finQueued = true
+		st.cond.Broadcast()
+		st.queueLocked()
+	}
+}
+
+// Close ends both directions; what was written is still delivered. Bytes that nobody read, or that come
+// later, are answered by a reset.
+func (st *Stream) Close() error {
+	st.s.mu.Lock()
+	defer st.s.mu.Unlock()
+	if st.closed {
+		return net.ErrClosed
+	}
+	st.closed, st.readClosed = true, true
+	st.readDeadline.stop()
+	st.writeDeadline.stop()
+	st.cond.Broadcast()
+	if st.err != nil {
+		return nil
+	}
+	if st.state == opening || st.recv.n > 0 {
+		st.abortLocked()
+		return nil
+	}
+	st.finLocked()
+	st.maybeRemoveLocked()
+	return nil
+}
+
+// Abort ends the stream with a reset, after the bytes that were written, which it waits for at most 5 s.
+func (st *Stream) Abort() {
+	st.s.mu.Lock()
+	defer st.s.mu.Unlock()
+	st.abortLocked()
+}
+
+func (st *Stream) abortLocked() {
+	if st.err != nil || st.rstQueued {
+		return
+	}
+	st.rstQueued = true
+	st.rstUntil = st.s.now.Add(rstDelay)
+	st.s.resetUntil = append(st.s.resetUntil, st)
+	st.err = net.ErrClosed
+	st.readClosed = true
+	st.recv.reset()
+	st.openedLocked()
+	st.cond.Broadcast()
+	st.queueLocked()
+}
+
+// openedLocked frees whoever waits for the answer to OPEN.
+func (st *Stream) openedLocked() {
+	select {
+	case <-st.opened:
+	default:
+		if st.openErr == nil && st.state == opening {
+			st.openErr = errors.Join(net.ErrClosed, st.err)
+		}
+		close(st.opened)
+	}
+}
+
+// failLocked gives the stream up: err is what both directions see.
+func (st *Stream) failLocked(err error) {
+	if st.err == nil {
+		st.err = err
+	}
+	st.openedLocked()
+	st.send.reset()
+	st.cond.Broadcast()
+}
+
+// maybeRemoveLocked forgets a stream that is over in both directions.
+func (st *Stream) maybeRemoveLocked() {
+	if st.finAcked && st.finAt >= 0 && (st.recvRead == uint64(st.finAt) || st.readClosed) && st.ackFin {
+		st.removeLocked()
+	}
+}
+
+func (st *Stream) removeLocked() {
+	if st.state == over {
+		return
+	}
+	st.state = over
+	st.s.grown -= int(st.window) - st.s.cfg.Window
+	delete(st.s.streams, st.id)
+	close(st.done)
+}
+
+// LocalAddr and RemoteAddr name the stream; the anchor alone knows the origin's address.
+func (st *Stream) LocalAddr() net.Addr  { return addr{"local"} }
+func (st *Stream) RemoteAddr() net.Addr { return addr{st.service} }
+
+type addr struct{ name string }
+
+func (addr) Network() string  { return "migrationsensor" }
+func (a addr) String() string { return a.name }
