@@ -56,7 +56,7 @@ func (f *Firewall) Admitted() int {
 func (f *Firewall) apply(reqs []request) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.k == nil { // closed doors stay closed after Close began: the last batch is still served
+	if f.k == nil {
 		return errClosed
 	}
 	c := f.table.change(reqs, time.Now())

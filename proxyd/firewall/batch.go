@@ -15,7 +15,7 @@ const (
 	maxBatch = 1000                 // requests a transaction
 )
 
-var errClosed = fmt.Errorf("firewall: %w", net.ErrClosed)
+var errClosed = fmt.Errorf("firewall is not open: %w", net.ErrClosed)
 
 // request is one address to admit until a time, or to evict (zero time).
 type request struct {
@@ -33,6 +33,7 @@ type batcher struct {
 	quit  chan struct{}         // closed by stop
 	once  sync.Once
 	wg    sync.WaitGroup
+	ready atomic.Bool   // started
 	done  atomic.Uint64 // transactions
 }
 
@@ -40,7 +41,10 @@ func newBatcher(apply func([]request) error) *batcher {
 	return &batcher{apply: apply, in: make(chan request), quit: make(chan struct{})}
 }
 
-func (b *batcher) start() { b.wg.Go(b.loop) }
+func (b *batcher) start() {
+	b.wg.Go(b.loop)
+	b.ready.Store(true)
+}
 
 // stop returns when the last transaction is done.
 func (b *batcher) stop() {
@@ -50,6 +54,9 @@ func (b *batcher) stop() {
 
 // do returns when the request is in the kernel.
 func (b *batcher) do(r request) error {
+	if !b.ready.Load() {
+		return errClosed
+	}
 	r.done = make(chan error, 1)
 	select {
 	case b.in <- r:
