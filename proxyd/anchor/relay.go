@@ -8,12 +8,16 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"migrationsensor/proto/link"
 	"migrationsensor/proto/session"
 )
 
-const bufferSize = 32 << 10
+const (
+	bufferSize = 32 << 10
+	linger     = 2 * time.Second // ours: for the last bytes to an origin whose agent has gone
+)
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
@@ -27,27 +31,52 @@ type relaying struct {
 // relay carries bytes both ways until both directions ended, or one was reset.
 func (a *Anchor) relay(ctx context.Context, st *session.Stream, origin net.Conn) {
 	r := &relaying{st: st, origin: origin}
-	ctx, cancel := context.WithCancel(ctx)
+	over := make(chan struct{})
 	var watch, wg sync.WaitGroup
-	watch.Go(func() { r.watch(ctx) })
+	watch.Go(func() { r.watch(ctx, over) })
 	wg.Go(func() { r.up(&a.in) })
 	wg.Go(func() { r.down(&a.out) })
 	wg.Wait()
-	cancel()
+	close(over)
 	watch.Wait()
 	st.Close()
 	origin.Close()
 }
 
-// watch resets the origin when the stream is reset while both directions wait for the origin, and
-// would not see it.
-func (r *relaying) watch(ctx context.Context) {
+// watch resets the origin when the session ends, or when the stream is reset while both directions wait
+// for the origin and would not see it. A stream that is over in both directions may still have its last
+// bytes on their way to the origin, when the agent has gone already: they get a little time.
+func (r *relaying) watch(ctx context.Context, over <-chan struct{}) {
 	select {
-	case <-ctx.Done(): // the session ended, or this relay
+	case <-over:
+		return
+	case <-ctx.Done():
 	case <-r.st.Done():
 	}
-	if _, err := r.st.Write(nil); errors.Is(err, syscall.ECONNRESET) {
-		reset(r.origin)
+	if !r.delivered() {
+		r.abort()
+		return
+	}
+	select {
+	case <-over:
+		return
+	case <-ctx.Done():
+	}
+	select {
+	case <-over:
+	case <-time.After(linger):
+		r.abort()
+	}
+}
+
+// delivered reports whether the stream ended, and not by a reset.
+func (r *relaying) delivered() bool {
+	select {
+	case <-r.st.Done():
+		_, err := r.st.Write(nil)
+		return !errors.Is(err, syscall.ECONNRESET)
+	default:
+		return false
 	}
 }
 
