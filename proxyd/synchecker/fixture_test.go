@@ -24,6 +24,8 @@ var (
 	edgeMAC   = net.HardwareAddr{2, 0, 0, 0, 0, 1}
 	routerMAC = net.HardwareAddr{2, 0, 0, 0, 0, 9}
 
+	testNonces = proto.NewNonceSet() // 16 MiB: one for all; nonces are random
+
 	epoch0 = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 )
 
@@ -63,7 +65,7 @@ func newFixture(t testing.TB, mode Mode, change ...func(*Config)) *fixture {
 	keys.Set(proto.KeyID{Gen: 1}, f.secret)
 	cfg := Config{
 		Port: nopPort{}, Addrs: []netip.Addr{edge4, edge6}, LinkPort: testPort,
-		Keys: keys, Node: f.node, Nonces: proto.NewNonceSet(), P: 1,
+		Keys: keys, Node: f.node, Nonces: testNonces, P: 1,
 		Verified: func(c Client) (proto.Reply, bool) {
 			f.verified = append(f.verified, c)
 			return f.reply, f.say

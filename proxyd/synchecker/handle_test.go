@@ -345,8 +345,10 @@ func TestKnockPauses(t *testing.T) {
 		f.send(packet{src: src, udp: true, payload: f.preamble(proto.KindKnock, 1)})
 		return len(f.admitted)
 	}
-	if knock(client4) != 1 || knock(client4) != 1 {
-		t.Error("knocks at once: want one admission")
+	for range 2 {
+		if knock(client4) != 1 {
+			t.Error("knocks at once: want one admission")
+		}
 	}
 	if knock(client4.Next()) != 2 {
 		t.Error("another address of the same agent must be admitted")

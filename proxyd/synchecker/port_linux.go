@@ -25,6 +25,7 @@ type packetPort struct {
 
 	// owned by the reading goroutine
 	poll []unix.PollFd
+	down bool // the interface was, when last heard of
 	out  sendQueue
 
 	lost    atomic.Uint64
@@ -169,13 +170,22 @@ func (p *packetPort) wait(buf []Frame) (int, error) {
 		n := p.rings[claims].take(buf)
 		n += p.rings[plain].take(buf[n:])
 		if n > 0 {
+			p.down = false
 			return n, nil
 		}
-		if _, err := unix.Poll(p.poll, -1); err != nil && !errors.Is(err, unix.EINTR) {
+		// An interface that goes down says so, one that is then removed does not: look now and then.
+		timeout := -1
+		if p.down {
+			timeout = 500 // ms
+		}
+		if _, err := unix.Poll(p.poll, timeout); err != nil && !errors.Is(err, unix.EINTR) {
 			return 0, os.NewSyscallError("poll", err)
 		}
 		for i, c := range []class{claims, plain} {
-			if p.poll[i+1].Revents&(unix.POLLERR|unix.POLLNVAL) == 0 {
+			if p.poll[i+1].Revents&(unix.POLLERR|unix.POLLNVAL) != 0 {
+				p.down = true
+			}
+			if !p.down {
 				continue
 			}
 			if err := p.rings[c].failure(); err != nil {

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"sync/atomic"
 	"unsafe"
@@ -123,7 +122,7 @@ func (r *ring) failure() error {
 		return os.NewSyscallError("getsockname", err)
 	}
 	if ll, ok := sa.(*unix.SockaddrLinklayer); !ok || ll.Ifindex <= 0 {
-		return fmt.Errorf("interface removed: %w", net.ErrClosed)
+		return unix.ENODEV
 	}
 	return nil
 }
