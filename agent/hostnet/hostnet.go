@@ -3,7 +3,7 @@
 //
 // Only TCP from this host to a protected address and port is led into the TUN. Other ports of the same
 // address, other protocols and everything else stay as they were; so do connections that were open before.
-// On Linux this is policy routing by source, in a table of its own (linux.go says how).
+// On Linux this is policy routing by source, in a table of its own (rules_linux.go says how).
 //
 // Every change is undone by Close. If the agent dies without Close, a janitor process, started by Open, undoes
 // it within milliseconds; if that dies too, the next Open does. Meanwhile the rules lead nowhere and new
@@ -14,10 +14,14 @@
 package hostnet
 
 import (
+	"errors"
 	"log/slog"
 	"net/netip"
 	"syscall"
 )
+
+// ErrInUse means that another agent, alive, leads connections into its own device.
+var ErrInUse = errors.New("another agent is running")
 
 // Config says which device gets the routes.
 type Config struct {
@@ -46,7 +50,7 @@ func (h *Host) Control(network, address string, c syscall.RawConn) error {
 // Close undoes everything that Open and SetProtected did. It is idempotent.
 func (h *Host) Close() error { return h.close() }
 
-// Sweep removes what a dead agent with this state file left behind. It leaves a live agent's rules alone.
+// Sweep removes what a dead agent with this state file left behind. A live agent's rules stay: [ErrInUse].
 func Sweep(stateFile string, log *slog.Logger) error { return sweep(stateFile, log) }
 
 // JanitorMain reports whether this process was started as a janitor; if so it has done its work and main

@@ -1,3 +1,5 @@
+//go:build !linux
+
 package hostnet
 
 import (
@@ -11,11 +13,13 @@ import (
 
 type host struct{}
 
-func open(Config) (*Host, error) {
-	return nil, fmt.Errorf("leading connections into a TUN is not supported on %s yet (use the agent's Go API, or Linux): %w", runtime.GOOS, errors.ErrUnsupported)
+func unsupported() error {
+	return fmt.Errorf("leading connections into a TUN on %s: %w (run ms-agent on Linux, or embed the agent and use its dialer)", runtime.GOOS, errors.ErrUnsupported)
 }
 
-func (*host) setProtected([]netip.AddrPort) error           { return errors.ErrUnsupported }
+func open(Config) (*Host, error) { return nil, unsupported() }
+
+func (*host) setProtected([]netip.AddrPort) error           { return unsupported() }
 func (*host) control(string, string, syscall.RawConn) error { return nil }
 func (*host) close() error                                  { return nil }
 func sweep(string, *slog.Logger) error                      { return nil }
