@@ -39,6 +39,9 @@ const (
 	OriginEcho = 8007
 )
 
+// Uplink is the name of every machine's interface to the internet.
+const Uplink = "eth0"
+
 // host is one machine's address in both families.
 type host struct{ V4, V6 netip.Addr }
 

@@ -28,9 +28,6 @@ type World struct {
 	PlainLink                       *kernel.Link
 }
 
-// Uplink is the name of every machine's interface to the internet.
-const Uplink = "eth0"
-
 var (
 	serviceRange4 = netip.MustParsePrefix("198.18.72.0/24")
 	serviceRange6 = netip.MustParsePrefix("2001:2:0:72::/64")

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"time"
+
+	"migrationsensor/examples/lab"
+	"migrationsensor/examples/lab/demo"
+	"migrationsensor/examples/lab/flood"
+	"migrationsensor/examples/lab/kernel"
+	"migrationsensor/examples/lab/scan"
+)
+
+// worldFlags are what every command that makes a world can be told.
+type worldFlags struct {
+	Bin  string        `placeholder:"DIR" help:"Where proxyd and ms-agent are (default: beside ms-lab)."`
+	Out  string        `default:"out" placeholder:"DIR" help:"Where figures and logs go (default ${default})."`
+	RTT  time.Duration `name:"rtt" default:"15ms" help:"Round trip of every client's link (default ${default})."`
+	Loss float64       `help:"Share of packets lost on every client's link, 0 to 1."`
+	Link float64       `name:"link-mbit" help:"Rate of every client's link in Mbit/s; 0 is no limit."`
+	Seed uint64        `help:"Chooses which packets are lost; 0 takes another each time."`
+}
+
+func (w worldFlags) options() demo.Options {
+	if w.Seed == 0 {
+		w.Seed = rand.Uint64()
+	}
+	return demo.Options{
+		Bin: w.Bin, Out: w.Out, RTT: w.RTT, Loss: w.Loss, LinkRate: w.Link * 1e6, Seed: w.Seed,
+		Kind: flood.SYN, Rate: 5000, Flood: 15 * time.Second, Attacker: "own",
+		Quiet: 5 * time.Second, Suspend: 5 * time.Second,
+	}
+}
+
+type demoCmd struct {
+	worldFlags
+	Kind     string        `default:"syn" enum:"syn,icmp,udp" help:"What the flood consists of: syn, icmp or udp (default ${default})."`
+	Rate     int           `default:"5000" help:"The flood's packets per second (default ${default})."`
+	Attacker string        `default:"own" enum:"own,hping3" help:"Who floods: own, or hping3 as in the paper, if it is installed."`
+	Peace    time.Duration `help:"How long peace lasts before the flood (default 10s, quick 5s)."`
+	Flood    time.Duration `help:"How long the flood lasts (default 15s, quick 10s)."`
+	After    time.Duration `help:"How long peace lasts afterwards (default 8s, quick 4s)."`
+	Quiet    time.Duration `default:"5s" help:"P1's quiet time: the flood is over for it (default ${default})."`
+	Suspend  time.Duration `default:"5s" help:"After this long streams still on the attacked proxy are given up (default ${default})."`
+}
+
+func (c *demoCmd) Run(ctx context.Context) error {
+	if err := kernel.Enter(); err != nil {
+		return err
+	}
+	o := c.options()
+	o.Kind, o.Rate, o.Attacker, o.Quiet, o.Suspend = flood.Kind(c.Kind), c.Rate, c.Attacker, c.Quiet, c.Suspend
+	o.Peace, o.Flood, o.After, o.Command = 10*time.Second, 15*time.Second, 8*time.Second, "make demo"
+	if os.Getenv("BENCH") == "quick" {
+		o.Peace, o.Flood, o.After, o.Command = 5*time.Second, 10*time.Second, 4*time.Second, "BENCH=quick make demo"
+	}
+	for _, d := range []struct{ set, given *time.Duration }{{&o.Peace, &c.Peace}, {&o.Flood, &c.Flood}, {&o.After, &c.After}} {
+		if *d.given > 0 {
+			*d.set = *d.given
+		}
+	}
+	return demo.Run(ctx, o, os.Stdout)
+}
+
+type connectCmd struct {
+	worldFlags
+	N int `short:"n" help:"Fetches of each system (default 200, quick 20)."`
+}
+
+func (c *connectCmd) Run(ctx context.Context) error {
+	if err := kernel.Enter(); err != nil {
+		return err
+	}
+	n, o := 200, c.options()
+	o.Command = "make bench-connect"
+	if os.Getenv("BENCH") == "quick" {
+		n, o.Command = 20, "BENCH=quick make bench-connect"
+	}
+	if c.N > 0 {
+		n = c.N
+	}
+	return demo.Connect(ctx, o, n, os.Stdout)
+}
+
+type floodCmd struct {
+	Target  string        `arg:"" help:"ADDRESS:PORT to flood; an address of the lab."`
+	Kind    string        `default:"syn" enum:"syn,icmp,udp" help:"syn, icmp or udp (default ${default})."`
+	Rate    int           `default:"1000" help:"Packets per second (default ${default})."`
+	Time    time.Duration `default:"10s" help:"How long (default ${default})."`
+	Count   int           `help:"Packets at most; 0 is no limit."`
+	Size    int           `help:"Payload bytes of ICMP and UDP."`
+	Sources string        `placeholder:"PREFIX" help:"Random sources come from it; one address is a fixed source."`
+	Seed    uint64        `help:"Chooses sources and ports; 0 takes others each time."`
+	JSON    bool          `help:"Print the result as JSON."`
+}
+
+func (c *floodCmd) Run(ctx context.Context) error {
+	target, err := netip.ParseAddrPort(c.Target)
+	if err != nil {
+		return fmt.Errorf("target %q: %w: write ADDRESS:PORT, such as %s:%d", c.Target, err, lab.P1.V4, lab.WebPort)
+	}
+	sources := lab.FloodSources4
+	if target.Addr().Is6() {
+		sources = lab.FloodSources6
+	}
+	if c.Sources != "" {
+		if sources, err = parsePrefix(c.Sources); err != nil {
+			return err
+		}
+	}
+	if c.Seed == 0 {
+		c.Seed = rand.Uint64()
+	}
+	r, err := flood.Run(ctx, flood.Config{
+		Kind: flood.Kind(c.Kind), Target: target, Sources: sources, Rate: c.Rate, Time: c.Time, Count: c.Count, Size: c.Size, Seed: c.Seed,
+	})
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return json.NewEncoder(os.Stdout).Encode(r)
+	}
+	fmt.Printf("sent %d packets in %.1f s, %.0f/s; %d skipped because the machine was late, %d failed\n", r.Sent, r.Seconds, r.Rate(), r.Skipped, r.Failed)
+	return nil
+}
+
+func parsePrefix(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, fmt.Errorf("sources: %w: write a prefix such as %s", err, lab.FloodSources4)
+	}
+	return p, nil
+}
+
+type scanCmd struct {
+	Target string   `arg:"" help:"Address of a hidden proxy."`
+	Unused string   `arg:"" help:"Address of the same range that nobody has."`
+	Ports  []uint16 `help:"Ports to ask, instead of the common ones."`
+	Link   uint16   `default:"7443" help:"The link port (default ${default})."`
+	Rate   int      `default:"500" help:"Probes per second (default ${default})."`
+	JSON   bool     `help:"Print the result as JSON."`
+}
+
+func (c *scanCmd) Run(ctx context.Context) error {
+	target, err := netip.ParseAddr(c.Target)
+	if err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	unused, err := netip.ParseAddr(c.Unused)
+	if err != nil {
+		return fmt.Errorf("unused address: %w", err)
+	}
+	r, err := scan.Run(ctx, scan.Config{Target: target, Unused: unused, Ports: c.Ports, Link: c.Link, Rate: c.Rate})
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return json.NewEncoder(os.Stdout).Encode(r)
+	}
+	fmt.Printf("%d probes to each: %d replies from %s, %d from %s\n", r.Probes, r.Target.Replies, target, r.Unused.Replies, unused)
+	if !r.Alike() {
+		return errors.New("the two addresses can be told apart")
+	}
+	return nil
+}
+
+type fetchCmd struct {
+	URL string `arg:""`
+}
+
+func (c *fetchCmd) Run(ctx context.Context) error {
+	times, err := demo.Fetch(ctx, c.URL, func(b []byte) error {
+		_, err := os.Stdout.Write(b)
+		return err
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	fmt.Fprint(os.Stderr, times)
+	if err != nil {
+		os.Exit(7) // curl's number for a connection that failed
+	}
+	return nil
+}

@@ -1,0 +1,77 @@
+// Command ms-lab is the lab of Migration Sensor: the whole system on one machine, in network
+// namespaces, with the internet, an attacker and clients; see migrationsensor/examples/lab.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"migrationsensor/examples/lab/demo"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal kills
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	if err != nil {
+		if !errors.Is(err, demo.ErrFailed) { // its own output has said why
+			fmt.Fprintln(os.Stderr, "ms-lab:", err)
+		}
+		os.Exit(1)
+	}
+}
+
+type cli struct {
+	Demo    demoCmd          `cmd:"" help:"Play the scenario live: peace, flood, transfer, peace. Exit status 0 is PASS."`
+	Connect connectCmd       `cmd:"" help:"Measure connect and 760 KB through MS against the plain proxy, interleaved."`
+	Flood   floodCmd         `cmd:"" help:"Flood an address of the lab, from within the lab only."`
+	Scan    scanCmd          `cmd:"" help:"Look for a hidden proxy from within the lab, and compare with an unused address."`
+	Fetch   fetchCmd         `cmd:"" hidden:"" help:"Fetch a URL as curl does, for machines without curl."`
+	Version kong.VersionFlag `help:"Print the version and exit."`
+}
+
+const description = `The whole system on this machine: clients, internet, proxies, attacker and origin in network namespaces.
+
+Example:
+  ms-lab demo                       # the main job, live
+  ms-lab demo --rate 20000 --rtt 50ms
+  ms-lab connect                    # what a connection costs`
+
+// run parses and runs one command.
+func run(ctx context.Context, args []string, out, errw io.Writer) error {
+	var c cli
+	exited := false
+	p, err := kong.New(&c,
+		kong.Name("ms-lab"), kong.Description(description), kong.Vars{"version": version()},
+		kong.Writers(out, errw), kong.Exit(func(int) { exited = true }), kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+	)
+	if err != nil {
+		return err
+	}
+	k, err := p.Parse(args)
+	if exited { // --help or --version has been answered
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w (`ms-lab --help` lists what there is)", err)
+	}
+	k.BindTo(ctx, (*context.Context)(nil))
+	return k.Run()
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}

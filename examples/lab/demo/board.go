@@ -1,0 +1,244 @@
+package demo
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// The phases of a run, as figures name them. Return is from the flood's end until P1 is back.
+const (
+	phaseStart  = "start"
+	phasePeace  = "peace"
+	phaseFlood  = "flood"
+	phaseReturn = "return"
+	phaseAfter  = "after"
+)
+
+var measured = []string{phasePeace, phaseFlood, phaseReturn, phaseAfter}
+
+// Sample is one fetch of the file by a new connection.
+type Sample struct {
+	When      string
+	Start     time.Time
+	Connect   time.Duration // 0 = the connection did not come about
+	Total     time.Duration
+	Connected bool
+	Whole     bool // every byte came
+	Wrong     bool // every byte came, and they were not the file's
+	Err       string
+}
+
+// ok reports a download that succeeded.
+func (s Sample) ok() bool { return s.Whole && !s.Wrong }
+
+// proxyView is a proxy on the screen.
+type proxyView struct {
+	Name, Kind, Addr string
+	Up               bool
+	proxyStatus
+	History []float64 // packets/s, the newest last
+}
+
+// clientView is a client on the screen.
+type clientView struct {
+	Name, System, About string
+	ServedBy            string
+	State               string
+	Transfers, Moves    uint64
+	samples             []Sample
+}
+
+// event is a line of the history.
+type event struct {
+	At   time.Time
+	Text string
+}
+
+// board is what the run knows at this moment; the scenario and its watchers write it, the screen
+// and the report read snapshots.
+type board struct {
+	mu      sync.Mutex
+	began   time.Time
+	phase   string
+	since   time.Time
+	title   string
+	proxies []*proxyView
+	clients []*clientView
+	events  []event
+	edgesAt map[string][]edgeAt // by client: where it was when
+	states  map[string][]stateAt
+}
+
+type edgeAt struct {
+	name  string
+	since time.Time
+}
+
+type stateAt struct {
+	state string
+	since time.Time
+}
+
+func newBoard() *board {
+	now := time.Now()
+	return &board{began: now, since: now, phase: phaseStart, edgesAt: map[string][]edgeAt{}, states: map[string][]stateAt{}}
+}
+
+const history = 40
+
+// say adds a line to the history.
+func (b *board) say(format string, args ...any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.events = append(b.events, event{time.Now(), fmt.Sprintf(format, args...)})
+}
+
+// enter starts a phase.
+func (b *board) enter(phase, title string) time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.phase, b.title, b.since = phase, title, time.Now()
+	b.events = append(b.events, event{b.since, title})
+	return b.since
+}
+
+func (b *board) current() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.phase
+}
+
+// proxy returns the board's own view; change it under mu only.
+func (b *board) proxyLocked(name string) *proxyView {
+	i := slices.IndexFunc(b.proxies, func(p *proxyView) bool { return p.Name == name })
+	return b.proxies[i]
+}
+
+// saw takes a proxy's status and tells of a change of state.
+func (b *board) saw(name string, st proxyStatus) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p := b.proxyLocked(name)
+	if p.State != st.State {
+		text := fmt.Sprintf("%s is %s", name, st.State)
+		if st.Why != "" {
+			text += ": " + st.Why
+		}
+		b.events = append(b.events, event{time.Now(), text})
+		b.states[name] = append(b.states[name], stateAt{st.State, st.Since})
+	}
+	p.proxyStatus, p.Up = st, true
+	p.History = append(p.History, st.Rates["all"])
+	p.History = p.History[max(0, len(p.History)-history):]
+}
+
+// sawAgent takes an agent's status and tells of a move.
+func (b *board) sawAgent(c *clientView, st agentStatus, nameOf func(addr string) string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c.State, c.Transfers, c.Moves = st.State, st.Counts.Transfers, st.Counts.Moves
+	if st.Edge == nil {
+		c.ServedBy = ""
+		return
+	}
+	name := nameOf(st.Edge.Addr)
+	if name == c.ServedBy {
+		return
+	}
+	if c.ServedBy = name; name != "" {
+		b.events = append(b.events, event{time.Now(), fmt.Sprintf("%s is served by %s", c.Name, name)})
+		b.edgesAt[c.System] = append(b.edgesAt[c.System], edgeAt{name, st.Edge.Since})
+	}
+}
+
+// add takes a fetch that ended.
+func (b *board) add(c *clientView, s Sample) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c.samples = append(c.samples, s)
+}
+
+// state is the state of a proxy as last seen.
+func (b *board) state(name string) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.proxyLocked(name).State
+}
+
+// reached reports whether a proxy was in a state at or after a moment, and since when.
+func (b *board) reached(name, state string, after time.Time) (time.Time, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range b.states[name] {
+		if s.state == state && !s.since.Before(after) {
+			return s.since, true
+		}
+	}
+	return time.Time{}, false
+}
+
+// snapshot is what the screen draws.
+type snapshot struct {
+	At, Began, Since time.Time
+	Phase, Title     string
+	Proxies          []proxyView
+	Clients          []clientLine
+	Events           []event
+}
+
+// clientLine is a client's figures so far.
+type clientLine struct {
+	Name, About, ServedBy, State string
+	OK, Failed                   int // in this phase
+	Connect, Total               time.Duration
+	Last                         []bool
+}
+
+func (b *board) snapshot() snapshot {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := snapshot{At: time.Now(), Began: b.began, Since: b.since, Phase: b.phase, Title: b.title, Events: slices.Clone(b.events)}
+	for _, p := range b.proxies {
+		v := *p
+		v.History = slices.Clone(p.History)
+		s.Proxies = append(s.Proxies, v)
+	}
+	for _, c := range b.clients {
+		s.Clients = append(s.Clients, c.line(b.phase))
+	}
+	return s
+}
+
+func (c *clientView) line(phase string) clientLine {
+	l := clientLine{Name: c.Name, About: c.About, ServedBy: c.ServedBy, State: c.State}
+	for _, s := range c.samples {
+		if s.When == phase {
+			if s.ok() {
+				l.OK++
+			} else {
+				l.Failed++
+			}
+		}
+	}
+	for _, s := range c.samples[max(0, len(c.samples)-24):] {
+		l.Last = append(l.Last, s.ok())
+		if s.ok() {
+			l.Connect, l.Total = s.Connect, s.Total
+		}
+	}
+	return l
+}
+
+// samplesOf returns a client's fetches that began in a phase.
+func (b *board) samplesOf(c *clientView, phase string) (out []Sample) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range c.samples {
+		if s.When == phase {
+			out = append(out, s)
+		}
+	}
+	return out
+}

@@ -1,0 +1,126 @@
+package demo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"migrationsensor/examples/lab/kernel"
+)
+
+// child is a program of ours that runs in a namespace until the run ends. Its output goes to a
+// log file that stays.
+type child struct {
+	name  string
+	paths paths
+	cmd   *exec.Cmd
+	done  chan struct{} // closed when it ended
+	err   error         // valid after done
+}
+
+// start starts a program; it is an error later if it ends before stop.
+func start(ns *kernel.Namespace, name string, p paths, program string, args ...string) (*child, error) {
+	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	fmt.Fprintf(log, "# %s %s\n", filepath.Base(program), strings.Join(args, " "))
+	c := &child{name: name, paths: p, cmd: exec.Command(program, args...), done: make(chan struct{})}
+	c.cmd.Stdout, c.cmd.Stderr = log, log
+	if err := ns.Start(c.cmd); err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	go func() {
+		c.err = c.cmd.Wait()
+		close(c.done)
+	}()
+	return c, nil
+}
+
+// ended reports whether the program has ended, which it should not by itself.
+func (c *child) ended() error {
+	select {
+	case <-c.done:
+		return fmt.Errorf("%s ended by itself (%v); the end of %s:\n%s", c.name, c.err, c.paths.log, tail(c.paths.log, 12))
+	default:
+		return nil
+	}
+}
+
+// stop asks the program to end and kills it after limit.
+func (c *child) stop(limit time.Duration) error {
+	if c.ended() != nil {
+		return nil
+	}
+	if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-c.done:
+		return nil
+	case <-time.After(limit):
+		_ = c.cmd.Process.Kill()
+		<-c.done
+		return fmt.Errorf("%s did not stop within %v and was killed", c.name, limit)
+	}
+}
+
+// runOnce runs a program to its end and returns what it printed; its failure carries that too.
+func runOnce(ctx context.Context, ns *kernel.Namespace, p paths, program string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	out, err := ns.Output(ctx, program, args...)
+	line := fmt.Sprintf("# %s %s\n%s\n", filepath.Base(program), strings.Join(args, " "), out)
+	if log, openErr := os.OpenFile(p.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644); openErr == nil {
+		_, _ = log.WriteString(line)
+		log.Close()
+	}
+	if err != nil {
+		return out, fmt.Errorf("%s %s in %s: %w: %s", filepath.Base(program), args[0], ns.Name, err, strings.TrimSpace(out))
+	}
+	return out, nil
+}
+
+// tail is the end of a log.
+func tail(file string, lines int) string {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err.Error()
+	}
+	all := bytes.Split(bytes.TrimSpace(b), []byte("\n"))
+	return "  " + string(bytes.Join(all[max(0, len(all)-lines):], []byte("\n  ")))
+}
+
+// wait waits until ok, at most for limit. The children of f must live meanwhile.
+func wait(ctx context.Context, limit time.Duration, what string, living []*child, ok func() (bool, error)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not within %v", limit))
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	var last error
+	for {
+		yes, err := ok()
+		if yes {
+			return nil
+		}
+		last = err
+		for _, c := range living {
+			if err := c.ended(); err != nil {
+				return fmt.Errorf("%s: %w", what, err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("%s: %w", what, context.Cause(ctx)), last)
+		case <-tick.C:
+		}
+	}
+}

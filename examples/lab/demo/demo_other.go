@@ -1,0 +1,24 @@
+//go:build !linux
+
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+)
+
+// ErrFailed says that the scenario was played to its end and a goal was missed.
+var ErrFailed = errors.New("the demo did not pass")
+
+var errNeedsLinux = fmt.Errorf("the lab on the real kernel needs Linux: %w", errors.ErrUnsupported)
+
+// Run says that the kernel's world needs Linux.
+func Run(context.Context, Options, *os.File) error { return errNeedsLinux }
+
+// Connect says that the kernel's world needs Linux.
+func Connect(context.Context, Options, int, *os.File) error { return errNeedsLinux }
+
+// Fetch says that the kernel's world needs Linux.
+func Fetch(context.Context, string, func([]byte) error) (string, error) { return "", errNeedsLinux }

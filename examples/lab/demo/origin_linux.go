@@ -1,0 +1,78 @@
+package demo
+
+import (
+	"crypto/sha256"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strconv"
+
+	"migrationsensor/examples/lab"
+	"migrationsensor/examples/lab/kernel"
+)
+
+// origin is the protected server, unmodified: HTTP with the file, and echo. The site is a server
+// of the same kind that nobody protects.
+type origin struct {
+	file      []byte
+	digest    [sha256.Size]byte
+	listeners []net.Listener
+}
+
+func serveOrigin(w *lab.World) (*origin, error) {
+	o := &origin{file: make([]byte, FileSize)}
+	seed := [32]byte{'7', '6', '0', 'K', 'B'}
+	rand.NewChaCha8(seed).Read(o.file)
+	o.digest = sha256.Sum256(o.file)
+	web4, web6 := lab.BackOrigin.Port(lab.OriginWeb)
+	echo4, echo6 := lab.BackOrigin.Port(lab.OriginEcho)
+	site4, site6 := lab.Site.Port(lab.WebPort)
+	for _, s := range []struct {
+		ns    *kernel.Namespace
+		at    string
+		serve func(net.Listener)
+	}{
+		{w.Origin, web4.String(), o.serveWeb}, {w.Origin, web6.String(), o.serveWeb},
+		{w.Origin, echo4.String(), serveEcho}, {w.Origin, echo6.String(), serveEcho},
+		{w.Site, site4.String(), o.serveWeb}, {w.Site, site6.String(), o.serveWeb},
+	} {
+		l, err := s.ns.Listen("tcp", s.at)
+		if err != nil {
+			return o, errors.Join(err, o.close())
+		}
+		o.listeners = append(o.listeners, l)
+		go s.serve(l)
+	}
+	return o, nil
+}
+
+func (o *origin) serveWeb(l net.Listener) {
+	_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("Content-Length", strconv.Itoa(len(o.file)))
+		_, _ = w.Write(o.file) // a client that went away is counted where it is measured
+	}))
+}
+
+func serveEcho(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			_, _ = io.Copy(c, c)
+		}()
+	}
+}
+
+func (o *origin) close() error {
+	var errs []error
+	for _, l := range o.listeners {
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,121 @@
+package demo
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// times are one fetch's.
+type times struct {
+	status         int
+	connect, total time.Duration
+}
+
+// rawFetch fetches by blocking system calls on the calling thread: between the application's
+// connect() and its return stands nothing of Go's scheduler.
+func rawFetch(ctx context.Context, at netip.AddrPort, path string, body func([]byte) error) (t times, err error) {
+	begin := time.Now()
+	fd, err := dialRaw(ctx, at)
+	if err != nil {
+		return t, err
+	}
+	defer unix.Close(fd)
+	t.connect = time.Since(begin)
+	request := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", path, at)
+	if _, err := unix.Write(fd, []byte(request)); err != nil {
+		return t, fmt.Errorf("send the request: %w", err)
+	}
+	t.status, err = readReply(fd, body)
+	t.total = time.Since(begin)
+	return t, err
+}
+
+func dialRaw(ctx context.Context, at netip.AddrPort) (fd int, err error) {
+	family, sa := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(at.Port())})
+	if at.Addr().Is6() {
+		family, sa = unix.AF_INET6, &unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16()}
+	} else {
+		sa = &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}
+	}
+	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	limit := fetchLimit
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = time.Until(deadline)
+	}
+	for option, d := range map[int]time.Duration{unix.SO_SNDTIMEO: min(limit, connectLimit), unix.SO_RCVTIMEO: limit} {
+		tv := unix.NsecToTimeval(int64(d))
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, option, &tv); err != nil {
+			unix.Close(fd)
+			return -1, err
+		}
+	}
+	if err := unix.Connect(fd, sa); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("connect to %s: %w", at, err)
+	}
+	return fd, nil
+}
+
+// readReply reads an HTTP reply with a Content-Length and hands its body on.
+func readReply(fd int, body func([]byte) error) (status int, err error) {
+	buf, have := make([]byte, 256<<10), 0
+	head := -1
+	for head < 0 {
+		if have == len(buf) {
+			return 0, fmt.Errorf("the head of the reply is longer than %d bytes", len(buf))
+		}
+		n, err := unix.Read(fd, buf[have:])
+		if n <= 0 || err != nil {
+			return 0, fmt.Errorf("the reply ended in its head: %w", orEOF(err))
+		}
+		have += n
+		head = bytes.Index(buf[:have], []byte("\r\n\r\n"))
+	}
+	status, left := parseHead(string(buf[:head]))
+	chunk := buf[head+4 : have]
+	for {
+		if err := body(chunk); err != nil {
+			return status, err
+		}
+		if left -= len(chunk); left <= 0 {
+			return status, nil
+		}
+		n, err := unix.Read(fd, buf)
+		if n <= 0 || err != nil {
+			return status, fmt.Errorf("%d bytes are missing: %w", left, orEOF(err))
+		}
+		chunk = buf[:n]
+	}
+}
+
+func orEOF(err error) error {
+	if err == nil {
+		return fmt.Errorf("end of file")
+	}
+	return err
+}
+
+func parseHead(head string) (status, length int) {
+	for i, line := range strings.Split(head, "\r\n") {
+		if i == 0 {
+			if f := strings.Fields(line); len(f) > 1 {
+				status, _ = strconv.Atoi(f[1])
+			}
+			continue
+		}
+		if k, v, ok := strings.Cut(line, ":"); ok && strings.EqualFold(k, "Content-Length") {
+			length, _ = strconv.Atoi(strings.TrimSpace(v))
+		}
+	}
+	return status, length
+}

@@ -1,0 +1,157 @@
+package demo
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"migrationsensor/examples/lab/figures"
+)
+
+// report turns what happened into figures. What must hold for PASS has a goal; the plain client has
+// none.
+func (r *run) report() *figures.File {
+	file := figures.New(r.opts.Command, "kernel")
+	rtt := strconv.FormatFloat(float64(r.opts.RTT)/float64(time.Millisecond), 'f', -1, 64)
+	add := func(f figures.Figure) { file.Add(f.Label("rtt_ms", rtt)) }
+	wrong, fetches := 0, 0
+	for _, system := range []string{"ms", "ms-each", "ms-fresh", "plain"} {
+		c := r.clients[system]
+		if c == nil {
+			continue
+		}
+		for _, when := range measured {
+			samples := r.board.samplesOf(c.view, when)
+			if len(samples) == 0 {
+				continue
+			}
+			for _, f := range clientFigures(system, when, samples) {
+				add(f)
+			}
+			for _, s := range samples {
+				fetches++
+				if s.Wrong {
+					wrong++
+				}
+			}
+		}
+	}
+	add(figures.Count("digest.mismatch", "", "", wrong, fetches).AtMost(0))
+	for _, f := range r.proxyFigures() {
+		add(f)
+	}
+	for _, s := range r.scans {
+		different := 0
+		if !s.alike {
+			different = 1
+		}
+		add(figures.Count("standby.replies", "ms", s.when, s.replies, s.probes).AtMost(0))
+		add(figures.Count("standby.different", "ms", s.when, different, s.probes).AtMost(0))
+	}
+	add(figures.Count("tun.unprotected", "ms", phasePeace, r.strays, r.siteFetches).AtMost(0))
+	add(figures.Skip("stall", "ms", phaseFlood, "streams move with RESUME, which is not built yet; here old ones end on P1"))
+	return file
+}
+
+// clientFigures are a client's in one phase: failures are in the shares, not in the times.
+func clientFigures(system, when string, samples []Sample) []figures.Figure {
+	var connects, downloads []time.Duration
+	for _, s := range samples {
+		if s.Connected {
+			connects = append(connects, s.Connect)
+		}
+		if s.ok() {
+			downloads = append(downloads, s.Total)
+		}
+	}
+	connected := figures.Share("success.connect", system, when, len(connects), len(samples))
+	downloaded := figures.Share("success.download", system, when, len(downloads), len(samples))
+	if system != "plain" {
+		connected, downloaded = connected.AtLeast(1), downloaded.AtLeast(1)
+	}
+	return []figures.Figure{
+		figures.Times("connect", system, when, connects), figures.Times("download_760k", system, when, downloads),
+		connected, downloaded,
+	}
+}
+
+// proxyFigures are about P1's way through its states, and the clients' to another proxy.
+func (r *run) proxyFigures() []figures.Figure {
+	began := r.floodStart.Add(-time.Second) // the detector's interval may have begun before
+	detect := figures.Times("detect.delay", "ms", phaseFlood, nil)
+	if at, ok := r.board.reached("p1", "defending", began); ok {
+		detect = figures.Times("detect.delay", "ms", phaseFlood, []time.Duration{max(0, at.Sub(r.floodStart))})
+	}
+	detect = detect.Label("kind", string(r.opts.Kind)).AtMost(3000)
+	_, suspended := r.board.reached("p1", "suspended", began)
+	return []figures.Figure{
+		detect,
+		r.moveDelay("ms"), r.moveDelay("ms-each"), r.moveDelay("ms-fresh"),
+		flag("p1.suspended", suspended), flag("p1.back", r.back),
+		r.transfers("ms-fresh"), r.transfers("ms-each"),
+	}
+}
+
+func flag(id string, yes bool) figures.Figure {
+	n := 0
+	if yes {
+		n = 1
+	}
+	return figures.Count(id, "ms", phaseFlood, n, 1).AtLeast(1)
+}
+
+// moveDelay is the time from the flood's start to the first fetch that began and succeeded on
+// another proxy.
+func (r *run) moveDelay(system string) figures.Figure {
+	f := figures.Times("move.delay", system, phaseFlood, nil)
+	c := r.clients[system]
+	if c == nil {
+		return f.AtMost(0)
+	}
+	r.board.mu.Lock()
+	defer r.board.mu.Unlock()
+	for _, edge := range r.board.edgesAt[system] {
+		if edge.name == "p1" || edge.since.Before(r.floodStart) {
+			continue
+		}
+		for _, s := range c.view.samples {
+			if end := s.Start.Add(s.Total); s.ok() && !s.Start.Before(edge.since) {
+				f = figures.Times("move.delay", system, phaseFlood, []time.Duration{end.Sub(r.floodStart)})
+				return f.AtMost(float64(r.opts.Flood / time.Millisecond))
+			}
+		}
+	}
+	return f.AtMost(float64(r.opts.Flood / time.Millisecond))
+}
+
+// transfers is how often an agent was sent on by a TRANSFER.
+func (r *run) transfers(system string) figures.Figure {
+	n := 0
+	if c := r.clients[system]; c != nil {
+		r.board.mu.Lock()
+		n = int(c.view.Transfers)
+		r.board.mu.Unlock()
+	}
+	f := figures.Count("transfers", system, phaseFlood, n, 1)
+	if system == "ms-fresh" {
+		return f.AtLeast(1)
+	}
+	return f
+}
+
+// summary is the last word.
+func summary(file *figures.File, err error) string {
+	if err != nil {
+		return fmt.Sprintf("FAIL: %v", err)
+	}
+	if file.Verdict == "pass" {
+		return "PASS"
+	}
+	s := "FAIL:"
+	for _, f := range file.Figures {
+		if f.Meets != nil && !*f.Meets {
+			s += fmt.Sprintf(" %s (%s, %s);", f.ID, f.System, f.When)
+		}
+	}
+	return s
+}

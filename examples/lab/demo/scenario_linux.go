@@ -1,0 +1,175 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// run is one playing of the scenario.
+type run struct {
+	opts    *Options
+	board   *board
+	fleet   *fleet
+	clients map[string]*client
+	fetch   *fetcher
+	loops   sync.WaitGroup
+
+	floodStart, floodEnd time.Time
+	freshReady           time.Duration
+	scans                []scanned
+	strays, siteFetches  int // TUN packets caused by unprotected traffic
+	back                 bool
+}
+
+// play plays the scenario to its end. It returns after everything that it started has ended.
+func (r *run) play(ctx context.Context) (err error) {
+	r.fleet, err = newFleet(ctx, r.opts, r.board.say)
+	defer func() { err = errors.Join(err, r.fleet.close()) }()
+	if err != nil {
+		return err
+	}
+	if r.fetch, err = newFetcher(r.fleet.origin.digest); err != nil {
+		return err
+	}
+	r.clients = r.fleet.newClients(r.board)
+	ctx, cancel := context.WithCancel(ctx)
+	defer r.loops.Wait()
+	defer cancel()
+	r.loops.Go(func() { r.fleet.watch(ctx, r.board, r.clients) })
+	for _, step := range []func(context.Context) error{r.prepare, r.peace, r.flood, r.comeBack, r.after} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+		if err := r.fleet.healthy(); err != nil {
+			return err
+		}
+	}
+	r.board.enter("end", "the end")
+	return nil
+}
+
+// prepare enrols the agents and looks at what must not be seen.
+func (r *run) prepare(ctx context.Context) error {
+	f := r.fleet
+	for _, name := range []string{"client", "each", "fresh"} {
+		if err := f.makeToken(ctx, name, "--role", "agent"); err != nil {
+			return err
+		}
+	}
+	r.board.say("the agents join, each with its own token")
+	if err := errors.Join(f.startAgent("client", "warm"), f.startAgent("each", "each")); err != nil {
+		return err
+	}
+	for _, name := range []string{"client", "each"} {
+		if err := f.waitForAgent(ctx, name, 20*time.Second); err != nil {
+			return err
+		}
+	}
+	var err error
+	if r.strays, r.siteFetches, err = f.unprotected(ctx, r.fetch); err != nil {
+		return err
+	}
+	r.board.say("%d fetches from an unprotected site: %d packets in the TUN", r.siteFetches, r.strays)
+	return nil
+}
+
+func (r *run) loop(ctx context.Context, system string) {
+	c := r.clients[system]
+	r.loops.Go(func() { c.run(ctx, r.board, r.fetch) })
+}
+
+func (r *run) peace(ctx context.Context) error {
+	r.board.enter(phasePeace, "peace: everybody is served by P1")
+	until := time.Now().Add(r.opts.Peace)
+	for _, system := range []string{"ms", "ms-each", "plain"} {
+		r.loop(ctx, system)
+	}
+	if err := r.scan(ctx, phasePeace); err != nil {
+		return err
+	}
+	return sleep(ctx, time.Until(until))
+}
+
+// flood floods P1; when P1 has noticed, a fresh agent comes, and the hidden proxies are scanned.
+func (r *run) flood(ctx context.Context) error {
+	r.floodStart = r.board.enter(phaseFlood, fmt.Sprintf("flood: %d %s packets/s on P1", r.opts.Rate, r.opts.Kind))
+	ended := make(chan error, 1)
+	go func() {
+		told, err := r.fleet.attack(ctx)
+		r.floodEnd = time.Now()
+		if err == nil {
+			r.board.say("the flood is over: %s", told)
+		}
+		ended <- err
+	}()
+	during := r.duringFlood(ctx)
+	err := <-ended
+	return errors.Join(err, during)
+}
+
+func (r *run) duringFlood(ctx context.Context) error {
+	f := r.fleet
+	err := wait(ctx, r.opts.Flood, "P1 notices the flood", f.children, func() (bool, error) {
+		_, ok := r.board.reached("p1", "defending", r.floodStart.Add(-time.Second))
+		return ok, fmt.Errorf("it is %q", r.board.state("p1"))
+	})
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	r.board.say("a fresh agent starts; all it knows is P1 and its token")
+	if err := f.startAgent("fresh", "warm"); err != nil {
+		return err
+	}
+	var both sync.WaitGroup
+	var scanErr, freshErr error
+	both.Go(func() { scanErr = r.scan(ctx, phaseFlood) })
+	both.Go(func() {
+		if freshErr = f.waitForAgent(ctx, "fresh", 30*time.Second); freshErr == nil {
+			r.freshReady = time.Since(began)
+			r.loop(ctx, "ms-fresh")
+		}
+	})
+	both.Wait()
+	return errors.Join(scanErr, freshErr)
+}
+
+// comeBack waits until P1 has seen enough quiet.
+func (r *run) comeBack(ctx context.Context) error {
+	r.board.enter(phaseReturn, "the flood is over: P1 waits for quiet")
+	err := wait(ctx, r.opts.Quiet+r.opts.Suspend+10*time.Second, "P1 comes back", r.fleet.children, func() (bool, error) {
+		state := r.board.state("p1")
+		return state == "active", fmt.Errorf("it is %q", state)
+	})
+	r.back = err == nil
+	return err
+}
+
+func (r *run) after(ctx context.Context) error {
+	r.board.enter(phaseAfter, "peace again: P1 serves newcomers, the moved stay where they are")
+	until := time.Now().Add(r.opts.After)
+	if err := r.scan(ctx, phaseAfter); err != nil {
+		return err
+	}
+	return sleep(ctx, time.Until(until))
+}
+
+func (r *run) scan(ctx context.Context, when string) error {
+	s, err := r.fleet.scan(ctx, r.board, when)
+	if err == nil {
+		r.scans = append(r.scans, s)
+	}
+	return err
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
