@@ -1,6 +1,9 @@
 package agent
 
 import (
+	"cmp"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -93,4 +96,72 @@ func (r *events) list() []Event {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return append(append(make([]Event, 0, len(r.ring)), r.ring[r.next:]...), r.ring[:r.next]...)
+}
+
+// maxLinks bounds how many links a status lists; with probe = "each" there may be thousands.
+const maxLinks = 64
+
+// Status says what the agent is doing.
+func (a *Agent) Status() Status {
+	now := a.handler.Stats()
+	s := Status{
+		Version: a.sys.Version, Probe: a.cfg.Probe, Links: []LinkStatus{}, Protected: []string{}, Events: a.events.list(),
+		Counts: Counts{
+			Opened: now.Opened, Refused: now.Refused, TimedOut: now.TimedOut, Failed: now.Failed, Direct: now.Direct,
+			Moves: a.moved.Load(), Transfers: a.transfers.Load(),
+		},
+	}
+	a.mu.Lock()
+	s.State, s.Why, s.Since = a.state, a.why, a.since
+	for _, p := range a.protected {
+		s.Protected = append(s.Protected, p.String())
+	}
+	e, up, warm, machine := a.enr, a.up, a.warm, a.machine
+	links := make([]*dataLink, 0, len(a.links))
+	for d := range a.links {
+		links = append(links, d)
+	}
+	a.mu.Unlock()
+	if e != nil {
+		s.AgentID, s.Fleet = e.id.Agent.String(), e.id.Fleet
+	}
+	if machine != nil {
+		s.Counts.TUNPackets = machine.Packets()
+	}
+	s.links(e, up, warm, links)
+	return s
+}
+
+func (s *Status) links(e *enrolment, up *uplink, warm *dataLink, links []*dataLink) {
+	if up != nil {
+		addr := up.control.Remote().String()
+		s.Edge = &EdgeStatus{Name: e.nameOf(up.cand.Node), Node: up.cand.Node.String(), Addr: addr, Since: up.since}
+		s.Edge.RTTms = float64(up.data.SRTT()) / float64(time.Millisecond)
+		s.Links = append(s.Links, LinkStatus{Kind: "control", Node: s.Edge.Node, Addr: addr, Since: up.since})
+	}
+	slices.SortFunc(links, func(x, y *dataLink) int { return y.since.Compare(x.since) })
+	for _, d := range links {
+		n := d.sess.Streams()
+		s.Streams += n
+		if len(s.Links) >= maxLinks {
+			continue
+		}
+		kind := "data"
+		if d != warm {
+			kind = "data (old)"
+		}
+		s.Links = append(s.Links, LinkStatus{kind, d.cand.Node.String(), d.link.Remote().String(), d.since, n})
+	}
+}
+
+// Summary is the state in one line.
+func (a *Agent) Summary() string {
+	s := a.Status()
+	switch {
+	case s.Edge != nil:
+		return fmt.Sprintf("connected to %s (%s), %d addresses protected", cmp.Or(s.Edge.Name, s.Edge.Node), s.Edge.Addr, len(s.Protected))
+	case s.Why != "":
+		return fmt.Sprintf("started, %d addresses protected, not connected yet: %s", len(s.Protected), s.Why)
+	}
+	return s.State
 }

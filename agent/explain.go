@@ -1,0 +1,52 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+
+	"migrationsensor/proto/link"
+)
+
+// explainEnrol says what it can mean that no entry enrolled us. A foreign token gets no answer at all, on purpose.
+func explainEnrol(err error) error {
+	switch {
+	case errors.Is(err, link.ErrPeer):
+		return fmt.Errorf("the proxy that answered is not of the fleet that made this token; nothing was sent to it: %w", flat(err))
+	case noAnswer(err):
+		return fmt.Errorf("no entry of this token answered: the token may be of another fleet, withdrawn or from before its keys changed, the clock may be wrong, or the network may block the way (%w)", flat(err))
+	}
+	return fmt.Errorf("join: %w", flat(err))
+}
+
+// explainConnect says what it can mean that no edge took us.
+func explainConnect(err error) error {
+	switch {
+	case errors.Is(err, link.ErrPeer):
+		return fmt.Errorf("a proxy that answered is not trusted: %w", flat(err))
+	case noAnswer(err):
+		return fmt.Errorf("no proxy answered: the network is down or eats it, or this agent's keys are too old or of another fleet; if that stays so, join again with a new token (%w)", flat(err))
+	}
+	return flat(err)
+}
+
+// noAnswer reports whether err is only silence.
+func noAnswer(err error) bool {
+	if errors.Is(err, link.ErrSilent) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.ECONNREFUSED) ||
+		errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH) {
+		return true
+	}
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}
+
+// flatError is an error of several lines said in one.
+type flatError struct{ err error }
+
+func (e flatError) Error() string { return strings.ReplaceAll(e.err.Error(), "\n", "; ") }
+func (e flatError) Unwrap() error { return e.err }
+
+func flat(err error) error { return flatError{err} }
