@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -29,8 +30,9 @@ var (
 // live is a fixture whose checker runs on a wire.
 type live struct {
 	*fixture
-	w  *wire
-	mu sync.Mutex // guards admitted
+	w     *wire
+	mu    sync.Mutex // guards admitted
+	agent byte       // of the last transfer
 }
 
 func newLive(t testing.TB, mode Mode, change ...func(*Config)) *live {
@@ -83,7 +85,7 @@ var (
 	lateConnect = [3]int{unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 1}
 )
 
-// transfer is what an agent does: dial, one write, read to the end.
+// transfer is what an agent does: dial, one write, read to the end. Each is another agent's.
 func (l *live) transfer(to netip.Addr, options ...[3]int) error {
 	c, err := l.dial(to, options...)
 	if err != nil {
@@ -91,7 +93,8 @@ func (l *live) transfer(to netip.Addr, options ...[3]int) error {
 	}
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(5 * time.Second))
-	preamble := l.preambleAt(proto.KindControl, 1, time.Now())
+	l.agent++
+	preamble := l.preambleAt(proto.KindControl, l.agent, time.Now())
 	if _, err := c.Write(append(preamble[:len(preamble):len(preamble)], hello...)); err != nil {
 		return err
 	}
@@ -99,7 +102,7 @@ func (l *live) transfer(to netip.Addr, options ...[3]int) error {
 	if err != nil {
 		return fmt.Errorf("after %d bytes: %w", len(b), err)
 	}
-	if r, err := proto.OpenReply(b, preamble, l.keys(1)); err != nil || r.Kind != proto.ReplyRetry {
+	if r, err := proto.OpenReply(b, preamble, l.keys(l.agent)); err != nil || r.Kind != proto.ReplyRetry {
 		return fmt.Errorf("%d bytes: %+v, %w", len(b), r, err)
 	}
 	return nil
@@ -372,6 +375,49 @@ func BenchmarkKernelFlood(b *testing.B) {
 			b.ReportMetric(float64(s.SYNSeen)/sec, "seen/s")
 			b.ReportMetric(float64(s.SYNAnswered-s.SendLost)/sec, "answered/s")
 			b.ReportMetric(100*float64(s.RingLost)/float64(total), "%lost")
+		})
+	}
+}
+
+// BenchmarkKernelTransferUnderFlood is a newcomer's whole transfer while another thread floods.
+func BenchmarkKernelTransferUnderFlood(b *testing.B) {
+	for name, options := range map[string][][3]int{
+		"plain": {noQuickACK}, "keyed": {noQuickACK, keyedSYN, lateConnect},
+	} {
+		b.Run(name, func(b *testing.B) {
+			l := newLive(b, Defend, func(c *Config) {
+				if name == "keyed" {
+					c.P = 0
+				}
+			})
+			send, stop := l.flooder(), make(chan struct{})
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+						send(1000)
+					}
+				}
+			})
+			start := time.Now()
+			var took []time.Duration
+			for b.Loop() {
+				began := time.Now()
+				if l.transfer(wire4, options...) == nil {
+					took = append(took, time.Since(began))
+				}
+			}
+			close(stop)
+			wg.Wait()
+			b.ReportMetric(100*float64(len(took))/float64(b.N), "%ok")
+			if slices.Sort(took); len(took) > 0 {
+				b.ReportMetric(took[len(took)/2].Seconds()*1e3, "p50-ms")
+				b.ReportMetric(took[len(took)*95/100].Seconds()*1e3, "p95-ms")
+			}
+			b.ReportMetric(float64(l.c.Stats().SYNSeen)/time.Since(start).Seconds(), "flood/s")
 		})
 	}
 }
