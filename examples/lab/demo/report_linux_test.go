@@ -1,0 +1,69 @@
+package demo
+
+import (
+	"testing"
+	"time"
+)
+
+// good is a run in which everything went as it should.
+func goodRun() *run {
+	b := newBoard()
+	b.proxies = []*proxyView{{Name: "p1", Kind: "entry"}}
+	start := time.Now()
+	r := &run{opts: &Options{Kind: "syn", RTT: 15 * time.Millisecond, Flood: 10 * time.Second}, board: b, floodStart: start, back: true, clients: map[string]*client{}}
+	for i, system := range []string{"ms", "ms-each", "ms-fresh", "plain"} {
+		v := &clientView{Name: system, System: system, Transfers: 1}
+		b.clients = append(b.clients, v)
+		r.clients[system] = &client{view: v}
+		for _, when := range measured {
+			ok := system != "plain" || when != phaseFlood
+			v.samples = append(v.samples, Sample{When: when, Start: start.Add(3 * time.Second), Connected: ok, Whole: ok, Connect: 15 * time.Millisecond, Total: 90 * time.Millisecond})
+		}
+		if i < 3 {
+			b.edgesAt[system] = []edgeAt{{"p1", start.Add(-time.Minute)}, {"p2", start.Add(2 * time.Second)}}
+		}
+	}
+	b.states["p1"] = []stateAt{{"active", start.Add(-time.Minute)}, {"defending", start.Add(time.Second)}, {"suspended", start.Add(5 * time.Second)}}
+	for _, when := range []string{phasePeace, phaseFlood, phaseAfter} {
+		r.scans = append(r.scans, scanned{when: when, probes: 100, alike: true})
+	}
+	return r
+}
+
+func TestVerdictOfTheDemo(t *testing.T) {
+	if f := goodRun().report(); !f.Decide(true) {
+		t.Fatalf("a good run: %s", summary(f, nil))
+	}
+	for rule, spoil := range map[string]func(*run){
+		"an agent's download fails":       func(r *run) { r.clients["ms"].view.samples[1].Whole = false },
+		"an agent's connect fails":        func(r *run) { r.clients["ms-each"].view.samples[1].Connected = false },
+		"an agent was not measured":       func(r *run) { r.clients["ms"].view.samples = nil },
+		"a digest is wrong":               func(r *run) { r.clients["plain"].view.samples[0].Wrong = true },
+		"a scan got an answer":            func(r *run) { r.scans[1].replies = 1 },
+		"a scan tells dark from unused":   func(r *run) { r.scans[1].alike = false },
+		"unprotected traffic in the TUN":  func(r *run) { r.strays = 1 },
+		"the flood was not noticed":       func(r *run) { r.board.states["p1"] = nil },
+		"P1 was never suspended":          func(r *run) { r.board.states["p1"] = r.board.states["p1"][:2] },
+		"P1 did not come back":            func(r *run) { r.back = false },
+		"an agent stayed on P1":           func(r *run) { r.board.edgesAt["ms"] = r.board.edgesAt["ms"][:1] },
+		"the fresh agent got no TRANSFER": func(r *run) { r.clients["ms-fresh"].view.Transfers = 0 },
+	} {
+		t.Run(rule, func(t *testing.T) {
+			r := goodRun()
+			spoil(r)
+			if f := r.report(); f.Decide(true) {
+				t.Error("the verdict is pass")
+			}
+		})
+	}
+}
+
+func TestPlainClientDoesNotDecide(t *testing.T) {
+	r := goodRun()
+	for i := range r.clients["plain"].view.samples {
+		r.clients["plain"].view.samples[i] = Sample{When: phaseFlood, Err: "timed out"}
+	}
+	if f := r.report(); !f.Decide(true) {
+		t.Errorf("%s: PASS must not depend on the plain client", summary(f, nil))
+	}
+}
