@@ -41,11 +41,15 @@ func (d *tunDevice) Close() error                     { return d.ep.close() }
 
 func openTUN(name string, mtu int) (Device, error) { return climb(name, mtu, ladder) }
 
-// climb opens the first rung that works. Missing rights and a missing device file are the same on every rung.
 func climb(name string, mtu int, rungs []rung) (Device, error) {
+	return climbWith(func(r rung) (*tunDevice, error) { return openRung(name, mtu, r) }, rungs)
+}
+
+// climbWith opens the first rung that works. Missing rights and a missing device file are the same on each.
+func climbWith(open func(rung) (*tunDevice, error), rungs []rung) (Device, error) {
 	var all []error
 	for _, r := range rungs {
-		d, err := openRung(name, mtu, r)
+		d, err := open(r)
 		if err == nil {
 			return d, nil
 		}

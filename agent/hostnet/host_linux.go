@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"syscall"
@@ -85,6 +87,11 @@ func (h *host) start() (err error) {
 func (h *host) setUp(l netlink.Link) error {
 	if err := h.nl.LinkSetIP6AddrGenMode(l, addrGenNone); err != nil {
 		h.log.Debug("the kernel may speak IPv6 into the TUN", "device", h.cfg.Device, "err", err)
+	}
+	// What comes out of the TUN has a protected address as its source, and the way back depends on ports. Loose
+	// mode, for the TUN alone, does not rely on the kernel looking at those.
+	if err := os.WriteFile(filepath.Join("/proc/sys/net/ipv4/conf", h.cfg.Device, "rp_filter"), []byte("2"), 0); err != nil {
+		h.log.Debug("reverse path filter left as it is", "device", h.cfg.Device, "err", err)
 	}
 	if h.cfg.Addr4.IsValid() {
 		if err := h.addAddr(l, h.cfg.Addr4, 0); err != nil {

@@ -64,7 +64,7 @@ func TestOnlyProtectedConnectionsEnterTheTUN(t *testing.T) {
 			t.Errorf("%d packets entered the TUN that should not have", got-in)
 		}
 		l.client.Must(func() error {
-			return os.WriteFile("/proc/sys/net/ipv4/conf/eth0/rp_filter", []byte("1"), 0)
+			return os.WriteFile("/proc/sys/net/ipv4/conf/all/rp_filter", []byte("1"), 0)
 		})
 	}
 	if st := a.stack.Stats(); st.Ignored != 0 {
