@@ -1,0 +1,233 @@
+package proxyd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"migrationsensor/detect"
+	"migrationsensor/proto"
+	"migrationsensor/proto/link"
+	"migrationsensor/proxyd/anchor"
+	"migrationsensor/proxyd/firewall"
+	"migrationsensor/proxyd/informer"
+	"migrationsensor/proxyd/packethandler"
+	"migrationsensor/proxyd/synchecker"
+)
+
+// edge is a node that faces the internet: the components of the paper's proxy, joined.
+type edge struct {
+	// set once
+	p        *Proxy
+	log      *slog.Logger
+	host     Host
+	self     proto.FleetNode
+	hidden   bool
+	ifname   string
+	keys     *proto.Keyring
+	door     *door
+	acceptor *link.Acceptor
+	anchor   *anchor.Anchor
+	packets  *packethandler.Handler
+	checker  *synchecker.Checker
+	informer *informer.Informer
+	firewall Firewall
+	counter  detect.Counter
+	detector *detect.Detector
+	wake     chan struct{} // 1-buffered: the loop looks at the load again
+	changed  chan struct{} // 1-buffered: the loop follows a new FLEET document
+
+	services atomic.Pointer[map[string]anchor.Service]
+	verdict  atomic.Pointer[detect.Verdict]
+
+	mu      sync.Mutex
+	machine *machine
+	counts  counts
+}
+
+// counts are the proxy's own, beside those of its components.
+type counts struct{ suspensions uint64 }
+
+func newEdge(p *Proxy) (*edge, error) {
+	self, ok := p.state.Self()
+	if !ok {
+		return nil, fmt.Errorf("the signing node no longer declares this node (%s): declare it again, or join under another name", p.state.Node().Name)
+	}
+	e := &edge{
+		p: p, log: p.log, host: p.host, self: self, hidden: self.Kind == "hidden",
+		keys: new(proto.Keyring), wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), ifname: p.cfg.Interface,
+	}
+	p.state.FillKeyring(e.keys)
+	if e.ifname == "" {
+		var err error
+		if e.ifname, err = e.host.Interface(self.Public[0]); err != nil {
+			return nil, err
+		}
+	}
+	th := p.cfg.Detector.Threshold
+	e.detector = detect.New(detect.Config{
+		Threshold: [detect.Kinds]float64{detect.All: th.All, detect.SYN: th.SYN, detect.ICMP: th.ICMP, detect.UDP: th.UDP},
+		Interval:  p.cfg.Detector.Interval.Duration, Quiet: p.cfg.Detector.Interval.Duration,
+	})
+	e.machine = newMachine(e.hidden, p.cfg.Attack.Quiet.Duration, p.cfg.Attack.SuspendAfter.Duration, e.host.Now())
+	e.informer = informer.New(informer.Config{Self: self.ID, Peers: lazyPeers{p}, Now: e.host.Now, Log: p.log})
+	e.setServices(p.state.Doc())
+	e.anchor = anchor.New(anchor.Config{Services: e.service, Dial: e.host.Dial, Log: p.log})
+	e.packets = packethandler.New(packethandler.Config{
+		Services: e.plainServices(p.state.Doc()), Dial: e.host.Dial, Log: p.log,
+		Listen: func(a netip.AddrPort) (net.Listener, error) { return e.host.Listen(context.Background(), a) },
+	})
+	e.door = newDoor(e, e.allowed())
+	nonces := proto.NewNonceSet()
+	e.acceptor = &link.Acceptor{
+		Creds:  link.Credentials{CA: p.state.CA(), Cert: p.state.Certificate(), Fleet: p.state.Node().Fleet},
+		Node:   self.ID,
+		Keys:   e.keys,
+		Nonces: nonces,
+		Decide: e.decide, Control: e.control, Data: e.data, Enrol: e.enrol,
+		Clock: e.host.Now, Log: p.log,
+	}
+	e.door.nonces = nonces
+	return e, nil
+}
+
+// lazyPeers lets the Informer be made before the peer links.
+type lazyPeers struct{ p *Proxy }
+
+func (l lazyPeers) Request(ctx context.Context, to proto.NodeID, m proto.Message) (proto.Message, error) {
+	return l.p.peers.Request(ctx, to, m)
+}
+
+// allowed are the sources that no door is ever closed to: management, and peers where the backplane
+// is the public interface.
+func (e *edge) allowed() []netip.Prefix {
+	allow := slices.Clone(e.p.cfg.Firewall.Allow)
+	if ifname, err := e.host.Interface(e.self.Backplane.Addr()); err == nil && ifname == e.ifname {
+		e.log.Warn("the backplane is the public interface: peers share the line that is attacked", "interface", ifname)
+		for _, n := range e.p.state.Doc().Nodes {
+			if n.ID != e.self.ID && n.Backplane.IsValid() {
+				allow = append(allow, netip.PrefixFrom(n.Backplane.Addr(), n.Backplane.Addr().BitLen()))
+			}
+		}
+	}
+	return allow
+}
+
+// open takes the packet port, the counter and the firewall. A hidden edge is dark when it returns.
+func (e *edge) open(ctx context.Context) (undo func() error, err error) {
+	if e.firewall, err = e.host.Firewall(e.firewallConfig(e.p.state.Doc())); err != nil {
+		return nil, err
+	}
+	port, err := e.host.Port(e.ifname, synchecker.Filter{Addrs: e.self.Public, LinkPort: e.self.LinkPort})
+	if err != nil {
+		return nil, err
+	}
+	if e.checker, err = synchecker.New(synchecker.Config{
+		Port: port, Addrs: e.self.Public, LinkPort: e.self.LinkPort, Keys: e.keys, Node: e.self.ID,
+		Nonces: e.door.nonces, P: e.p.cfg.SYNChecker.P, SYNLimit: e.p.cfg.SYNChecker.SYNLimit,
+		Verified: e.door.verified, Admit: e.door.knocked, Admitted: e.door.admitted, Log: e.log, Now: e.host.Now,
+	}); err != nil {
+		return nil, errors.Join(err, port.Close())
+	}
+	if e.counter, err = e.host.Counter(e.ifname); err != nil {
+		return nil, errors.Join(err, port.Close())
+	}
+	if undo, err = e.firewall.Open(); err != nil {
+		return nil, errors.Join(err, port.Close(), e.counter.Close())
+	}
+	if e.hidden {
+		if err := e.checker.SetMode(synchecker.Dark); err != nil {
+			return nil, errors.Join(err, undo(), port.Close(), e.counter.Close())
+		}
+	}
+	return undo, nil
+}
+
+// start adds the edge's parts to the group.
+func (e *edge) start(ctx context.Context, g *errgroup.Group) {
+	part := func(name string, run func(context.Context) error) {
+		g.Go(func() error {
+			if err := run(ctx); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	part("SYN Checker", e.checker.Run)
+	part("DDoS Detector", e.detect)
+	part("Informer", e.informer.Run)
+	part("door", e.door.run)
+	part("states", e.loop)
+	if !e.hidden {
+		part("Packet Handler", e.packets.Run)
+	}
+	for _, a := range e.self.Public {
+		part("links", func(ctx context.Context) error {
+			l, err := e.host.Listen(ctx, netip.AddrPortFrom(a, e.self.LinkPort))
+			if err != nil {
+				return err
+			}
+			return e.acceptor.Serve(ctx, l)
+		})
+	}
+}
+
+// mine reports whether a public address of a service is on this edge.
+func (e *edge) mine(a netip.AddrPort) bool { return slices.Contains(e.self.Public, a.Addr()) }
+
+func (e *edge) plainServices(doc *proto.FleetDoc) (out []packethandler.Service) {
+	for _, s := range doc.Services {
+		public := slices.DeleteFunc(slices.Clone(s.Public), func(a netip.AddrPort) bool { return !e.mine(a) })
+		if len(public) > 0 {
+			out = append(out, packethandler.Service{Name: s.Name, Public: public, Origin: s.Origin, ProxyProtocol: s.ProxyProtocol})
+		}
+	}
+	return out
+}
+
+func (e *edge) firewallConfig(doc *proto.FleetDoc) firewall.Config {
+	cfg := firewall.Config{
+		Interfaces: []string{e.ifname}, Addrs: e.self.Public, LinkPort: e.self.LinkPort,
+		Hidden: e.hidden, Allow: e.allowed(), Log: e.log,
+	}
+	admit := map[netip.AddrPort]bool{}
+	for _, s := range doc.Services {
+		for _, a := range s.Public {
+			if e.mine(a) {
+				cfg.Services = append(cfg.Services, a)
+				admit[a] = s.Plain == "admit"
+			}
+		}
+	}
+	cfg.PlainAdmit = func(a netip.AddrPort) bool { return admit[a] }
+	return cfg
+}
+
+func (e *edge) setServices(doc *proto.FleetDoc) {
+	m := make(map[string]anchor.Service, len(doc.Services))
+	for _, s := range doc.Services {
+		m[s.Name] = anchor.Service{Name: s.Name, Origin: s.Origin, Groups: s.Groups, ProxyProtocol: s.ProxyProtocol, Public: s.Public}
+	}
+	e.services.Store(&m)
+}
+
+func (e *edge) service(name string) (anchor.Service, bool) {
+	s, ok := (*e.services.Load())[name]
+	return s, ok
+}
+
+// poke makes the loop look again at once.
+func (e *edge) poke() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}

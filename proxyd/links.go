@@ -1,0 +1,149 @@
+package proxyd
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"migrationsensor/proto"
+	"migrationsensor/proto/link"
+	"migrationsensor/proxyd/informer"
+)
+
+const (
+	controlMax   = 64 << 10 // bytes of a message from an agent
+	linkTimeout  = 10 * time.Second
+	enrolTimeout = 20 * time.Second
+	keysFor      = 90 * 24 * time.Hour
+)
+
+// decide answers a verified preamble at the link listener: nil lets it in. Admitted clients never
+// meet the SYN Checker, so an attacked proxy sends them on here.
+func (e *edge) decide(v proto.Verified, from netip.AddrPort) *proto.Reply {
+	if v.Kind == proto.KindEnrol || e.is(Active) || e.is(Standby) {
+		return nil
+	}
+	if r, ok := e.informer.Transfer(v, from); ok {
+		return &r
+	}
+	if e.is(Suspended) {
+		return &proto.Reply{Kind: proto.ReplyRetry, After: retryIn, Client: from}
+	}
+	return nil // no replacement: it serves, and says so in its state
+}
+
+// data ends a data link: this edge is the session's anchor.
+func (e *edge) data(ctx context.Context, l *link.Link, v proto.Verified) {
+	e.came(l)
+	if err := e.anchor.Serve(ctx, l, l.Peer, l.Remote()); err != nil && !errors.Is(err, io.EOF) && ctx.Err() == nil {
+		e.log.Debug("data link ended", "agent", v.Agent, "addr", l.Remote(), "err", err)
+	}
+	e.poke()
+}
+
+// came keeps the door open for whoever has a link.
+func (e *edge) came(l *link.Link) {
+	if e.hidden {
+		e.door.welcome(l.Remote().Addr(), refreshFor)
+	}
+}
+
+// control ends a control link: the agent is one of those that a migration moves.
+func (e *edge) control(ctx context.Context, l *link.Link, v proto.Verified) {
+	e.came(l)
+	var mu sync.Mutex // one message at a time
+	send := func(m proto.Message) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if err := l.SetWriteDeadline(time.Now().Add(linkTimeout)); err != nil {
+			return err
+		}
+		return proto.WriteMessage(l, m)
+	}
+	if err := e.introduce(send, v.Agent); err != nil {
+		e.log.Debug("control link ended", "agent", v.Agent, "err", err)
+		return
+	}
+	m := &informer.Member{Agent: v.Agent, Addr: l.Remote(), Send: send}
+	for _, s := range e.anchor.Sessions() {
+		if s.Agent == v.Agent {
+			m.Session, m.Services = s.ID, s.Services
+		}
+	}
+	leave := e.informer.Join(m)
+	defer e.poke()
+	defer leave()
+	e.log.Debug("agent connected", "agent", v.Agent, "addr", l.Remote())
+	r := proto.NewReader(l, controlMax)
+	for {
+		// An agent PINGs every 10 s.
+		if l.SetReadDeadline(time.Now().Add(3*linkTimeout)) != nil {
+			return
+		}
+		msg, err := r.Message()
+		if err != nil {
+			e.log.Debug("control link ended", "agent", v.Agent, "err", err)
+			return
+		}
+		if err := e.heard(ctx, m, v.Agent, msg); err != nil {
+			e.log.Info("control link closed", "agent", v.Agent, "err", err)
+			return
+		}
+	}
+}
+
+// introduce tells a new agent what it needs: services and entries, and its keys for them.
+func (e *edge) introduce(send func(proto.Message) error, agent proto.AgentID) error {
+	if err := send(&proto.CatalogueMsg{Doc: e.p.state.Catalogue()}); err != nil {
+		return err
+	}
+	id, secret := e.p.state.Key()
+	return send(&proto.Keys{Entries: []proto.KeyEntry{{
+		Node: e.self.ID, Key: id, Keys: secret.Admission(agent), Expiry: e.host.Now().Add(keysFor),
+	}}})
+}
+
+// heard acts on one message of an agent.
+func (e *edge) heard(ctx context.Context, m *informer.Member, agent proto.AgentID, msg proto.Message) error {
+	switch msg := msg.(type) {
+	case *proto.MigrateOK:
+		e.informer.Acknowledged(m, msg.ID)
+		e.poke()
+		return nil
+	case *proto.Ping:
+		return m.Send(&proto.Pong{Token: msg.Token})
+	case *proto.Pong:
+		return nil
+	case *proto.Renew:
+		answer, err := e.p.peers.Renew(ctx, agent, msg)
+		if err != nil {
+			e.log.Warn("certificate not renewed", "agent", agent, "err", err)
+		}
+		return m.Send(answer)
+	}
+	return errors.New("an agent does not send this")
+}
+
+// enrol passes a token's ENROL to the signing node.
+func (e *edge) enrol(ctx context.Context, c net.Conn, v proto.Verified) {
+	if c.SetDeadline(time.Now().Add(enrolTimeout)) != nil {
+		return
+	}
+	msg, err := proto.NewReader(c, controlMax).Message()
+	m, ok := msg.(*proto.Enrol)
+	if err != nil || !ok || m.Token != v.Agent || m.As != "" {
+		e.log.Info("enrolment refused: not what its preamble said", "token", v.Agent, "err", err)
+		return
+	}
+	answer, err := e.p.peers.Enrol(ctx, m)
+	if err != nil {
+		e.log.Warn("enrolment not passed on", "token", v.Agent, "err", err)
+	}
+	if err := proto.WriteMessage(c, answer); err != nil {
+		e.log.Debug("enrolment not answered", "token", v.Agent, "err", err)
+	}
+}

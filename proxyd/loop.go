@@ -1,0 +1,170 @@
+package proxyd
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"migrationsensor/detect"
+	"migrationsensor/proto"
+	"migrationsensor/proxyd/firewall"
+	"migrationsensor/proxyd/synchecker"
+)
+
+const loopEvery = 200 * time.Millisecond
+
+// errSuspended is why streams end that did not finish before the deadline.
+var errSuspended = errors.New("the proxy is suspended")
+
+// detect feeds the DDoS Detector and tells the machine what it finds.
+func (e *edge) detect(ctx context.Context) error {
+	defer e.counter.Close()
+	tick := time.NewTicker(e.detector.Interval())
+	defer tick.Stop()
+	for {
+		c, err := e.counter.Read()
+		switch {
+		case errors.Is(err, detect.ErrGone):
+			e.log.Warn("interface gone: nothing is counted until it is back", "interface", e.ifname, "err", err)
+		case err != nil:
+			return err
+		default:
+			e.observe(e.detector.Observe(e.host.Now(), c))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (e *edge) observe(v detect.Verdict) {
+	e.verdict.Store(&v)
+	if !v.Changed {
+		return
+	}
+	if v.Attack {
+		e.log.Warn("attack detected", "kind", v.Kind, "rate", v.Rate, "threshold", v.Threshold)
+	} else {
+		e.log.Info("attack over", "kind", v.Kind)
+	}
+	e.poke()
+}
+
+// loop owns the changes of state: it looks at verdict and load, and carries out what the machine says.
+func (e *edge) loop(ctx context.Context) error {
+	tick := time.NewTicker(loopEvery)
+	defer tick.Stop()
+	was := false
+	for {
+		attacked := false
+		if v := e.verdict.Load(); v != nil {
+			attacked = v.Attack
+		}
+		for _, a := range e.step(attacked, was) {
+			if err := e.act(ctx, a); err != nil {
+				return err
+			}
+		}
+		was = attacked
+		e.door.refresh()
+		if e.is(Defending) {
+			e.informer.Migrate(ctx, e.p.cfg.Attack.SuspendAfter.Duration)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-e.wake:
+		case <-e.changed:
+			e.follow()
+		}
+	}
+}
+
+// step advances the machine by what happened since the last one.
+func (e *edge) step(attacked, was bool) (acts []action) {
+	now := e.host.Now()
+	l := e.load()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	before := e.machine.state
+	switch {
+	case attacked && (!was || before == Active):
+		acts = e.machine.alarm(now, e.verdict.Load().Why())
+	case !attacked && was:
+		e.machine.over(now)
+	}
+	acts = append(acts, e.machine.advance(now, l)...)
+	if e.machine.state != before {
+		e.log.Info("state changed", "from", before, "to", e.machine.state, "why", e.machine.why)
+	}
+	return acts
+}
+
+// load is what the edge carries now.
+func (e *edge) load() load {
+	connected, unmoved := e.informer.Members()
+	return load{
+		clients: connected, unmoved: unmoved,
+		streams:  e.anchor.Streams() + e.packets.Stats().Open,
+		admitted: e.firewall.Admitted(), replacement: e.informer.Replacement(),
+	}
+}
+
+func (e *edge) is(s State) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.machine.state == s
+}
+
+func (e *edge) act(ctx context.Context, a action) error {
+	switch a {
+	case actDefend:
+		return e.defend(ctx)
+	case actSuspend:
+		e.mu.Lock()
+		e.counts.suspensions++
+		e.mu.Unlock()
+		e.packets.SetForwarding(false)
+		e.anchor.CloseAll(errSuspended)
+	case actRelax:
+		e.packets.SetForwarding(true)
+		mode := synchecker.Off
+		if e.hidden {
+			mode = synchecker.Dark
+		}
+		return errors.Join(e.checker.SetMode(mode), e.firewall.Relax())
+	case actAlone:
+		e.log.Error("attacked, and no replacement: no neighbour is free; verified agents are admitted here. Add hidden edges or neighbours on the signing node")
+	}
+	return nil
+}
+
+// defend closes the door to strangers and sends the clients on. What is live is let in before
+// anything is dropped, so the kernel never resets what the SYN Checker answers.
+func (e *edge) defend(ctx context.Context) error {
+	var flows []firewall.Flow
+	for _, l := range e.acceptor.Links() {
+		flows = append(flows, firewall.Flow{Src: l.Addr, Dst: l.Local})
+		if l.Kind != proto.KindEnrol {
+			e.door.open(l.Addr.Addr(), admitFor)
+		}
+	}
+	for _, f := range e.packets.Flows() {
+		flows = append(flows, firewall.Flow(f))
+	}
+	if err := e.firewall.Defend(flows); err != nil {
+		return err
+	}
+	if !e.hidden {
+		if err := e.checker.SetMode(synchecker.Defend); err != nil {
+			return err
+		}
+	}
+	round := uint64(e.host.Now().UnixMilli())
+	e.informer.Begin(round)
+	e.log.Info("defending", "round", round, "live", len(flows))
+	return nil
+}

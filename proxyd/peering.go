@@ -1,0 +1,126 @@
+package proxyd
+
+import (
+	"migrationsensor/proto"
+	"migrationsensor/proxyd/informer"
+)
+
+// busyAbove is the share of the anchor's room (per mille) beyond which no client is taken over.
+const busyAbove = 950
+
+// UserInfo is the paper's migration notification 1 from a neighbour: its clients will come.
+func (e *edge) UserInfo(from proto.NodeID, m *proto.UserInfo) proto.Message {
+	if why := e.busy(); why != "" {
+		return &proto.Busy{Reason: why}
+	}
+	for _, c := range m.Clients {
+		if c.Addr.IsValid() {
+			e.door.welcome(c.Addr, min(c.StartAfter+c.Expiry, 2*admitFor))
+		}
+	}
+	e.log.Info("clients announced", "from", from, "round", m.Round, "clients", len(m.Clients))
+	return &proto.UserInfoOK{Round: m.Round, Load: e.busyness()}
+}
+
+// Ratify is the paper's ratify notification from a neighbour; the answer is the approval.
+func (e *edge) Ratify(from proto.NodeID, m *proto.Ratify) proto.Message {
+	if why := e.busy(); why != "" {
+		return &proto.Busy{Reason: why}
+	}
+	if m.Addr.IsValid() {
+		e.door.welcome(m.Addr, min(m.Expiry, admitFor))
+	}
+	return &proto.RatifyOK{Attempt: m.Attempt, Load: e.busyness()}
+}
+
+// busy says why no client can be taken over; empty: they can.
+func (e *edge) busy() string {
+	if v := e.verdict.Load(); v != nil && v.Attack || e.is(Defending) || e.is(Suspended) {
+		return "under attack"
+	}
+	if e.busyness() > busyAbove {
+		return "full"
+	}
+	return ""
+}
+
+// busyness is the share of the anchor's streams in use, per mille of maxStreams.
+func (e *edge) busyness() uint16 { return uint16(min(e.anchor.Streams()*1000/maxStreams, 1000)) }
+
+const maxStreams = 65536
+
+// Heartbeat is what a peer says of itself.
+func (e *edge) Heartbeat(from proto.NodeID, m *proto.Heartbeat) {
+	e.informer.Heard(from, true, m.UnderAttack)
+}
+
+// Handover is a neighbour's key: clients can be sent there from now on.
+func (e *edge) Handover(proto.NodeID, *proto.Handover) { e.informer.SetNeighbours(e.neighbours()) }
+
+// FleetChanged takes new services, nodes and neighbours over.
+func (e *edge) FleetChanged(doc *proto.FleetDoc, _ []byte) {
+	if self, ok := doc.Node(e.self.ID); !ok || self.LinkPort != e.self.LinkPort || len(self.Public) != len(e.self.Public) {
+		e.log.Warn("the signing node declares this node differently now: restart proxyd to follow")
+	}
+	e.p.state.FillKeyring(e.keys)
+	e.setServices(doc)
+	e.informer.SetNeighbours(e.neighbours())
+	select { // the reader of a link calls us: the loop waits for the kernel
+	case e.changed <- struct{}{}:
+	default: // it will look at the newest document anyway
+	}
+	e.log.Info("fleet changed", "version", doc.Version)
+}
+
+// heartbeat is what this node says of itself each second.
+func (e *edge) heartbeat() proto.Heartbeat {
+	e.mu.Lock()
+	state := e.machine.state
+	e.mu.Unlock()
+	v := e.verdict.Load()
+	for id, s := range e.p.peers.Up() { // also the moment to notice peers that fell silent
+		if !s.Up {
+			e.informer.Heard(id, false, false)
+		}
+	}
+	return proto.Heartbeat{Load: e.busyness(), UnderAttack: v != nil && v.Attack || state == Defending, State: string(state)}
+}
+
+// neighbours are this edge's possible next proxies, with the keys they gave.
+func (e *edge) neighbours() (out []informer.Neighbour) {
+	doc := e.p.state.Doc()
+	self, _ := doc.Node(e.self.ID)
+	keys := e.p.peers.Handovers()
+	for _, id := range self.Neighbours {
+		n, ok := doc.Node(id)
+		if !ok || len(n.Public) == 0 {
+			continue
+		}
+		nb := informer.Neighbour{Node: id, Name: n.Name, Port: n.LinkPort}
+		for _, a := range n.Public {
+			if a.Is4() {
+				nb.Addr4 = a
+			} else {
+				nb.Addr6 = a
+			}
+		}
+		if h, ok := keys[id]; ok {
+			nb.Gen, nb.Issuer, nb.H, nb.HasKey = h.Gen, h.Issuer, h.H, true
+		}
+		out = append(out, nb)
+	}
+	return out
+}
+
+// follow brings listeners and firewall in line with the newest FLEET document.
+func (e *edge) follow() {
+	doc := e.p.state.Doc()
+	if !e.hidden {
+		if err := e.packets.SetServices(e.plainServices(doc)); err != nil {
+			e.log.Error("services", "err", err)
+		}
+	}
+	if err := e.firewall.Update(e.firewallConfig(doc)); err != nil {
+		e.log.Error("firewall", "err", err)
+	}
+}

@@ -1,0 +1,97 @@
+package proxyd
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"migrationsensor/proxyd/fleet"
+)
+
+// Proxy is one node of a fleet: an edge (the paper's P1, P2, …) or the signing node. It joins the
+// components, which do not know each other, and owns the state.
+type Proxy struct {
+	cfg   Config
+	log   *slog.Logger
+	host  Host
+	state *fleet.State
+	peers *fleet.Peers
+	since time.Time
+	edge  *edge // nil on a node that faces nobody
+}
+
+// New opens the node's membership and checks the configuration against it. It changes nothing on
+// the host. A nil log discards.
+func New(cfg Config, log *slog.Logger) (*Proxy, error) { return newOn(kernel{}, cfg, log) }
+
+func newOn(host Host, cfg Config, log *slog.Logger) (*Proxy, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	state, err := fleet.OpenState(cfg.State, host.Now)
+	if err != nil {
+		return nil, err
+	}
+	p := &Proxy{cfg: cfg, log: log, host: host, state: state, since: host.Now()}
+	pc := fleet.PeersConfig{State: state, Dial: host.Dial, Listen: host.Listen, Log: log}
+	switch state.Node().Kind {
+	case fleet.KindSigner:
+		signer, err := fleet.OpenSigner(state, log)
+		if err != nil {
+			return nil, err
+		}
+		if err := signer.Declare(cfg.Declaration()); err != nil {
+			return nil, fmt.Errorf("declare services and nodes: %w", err)
+		}
+		pc.Signer = signer
+	case fleet.KindEntry, fleet.KindHidden:
+		if p.edge, err = newEdge(p); err != nil {
+			return nil, err
+		}
+		pc.Handler, pc.Heartbeat = p.edge, p.edge.heartbeat
+	}
+	if p.peers, err = fleet.NewPeers(pc); err != nil {
+		return nil, err
+	}
+	if p.edge != nil {
+		p.edge.informer.SetNeighbours(p.edge.neighbours())
+	}
+	return p, nil
+}
+
+// Run serves until ctx is done or a part fails. It returns after every goroutine it started has
+// ended and everything on the host is undone; nil means a stop that was asked for.
+func (p *Proxy) Run(ctx context.Context) error {
+	control, err := ListenControl(p.cfg.Socket)
+	if err != nil {
+		return err
+	}
+	defer control.Close()
+	ctx, down := context.WithCancel(ctx)
+	defer down()
+	if p.edge != nil {
+		undo, err := p.edge.open(ctx)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			if err := undo(); err != nil {
+				p.log.Error("firewall not removed; the next start removes it", "err", err)
+			}
+		}()
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return ServeControl(ctx, control, p.Status, down) })
+	g.Go(func() error { return p.peers.Run(ctx) })
+	if p.edge != nil {
+		p.edge.start(ctx, g)
+	}
+	n := p.state.Node()
+	p.log.Info("proxy running", "node", n.Name, "kind", n.Kind, "fleet", n.Fleet)
+	err = g.Wait()
+	p.log.Info("proxy stopped", "node", n.Name)
+	return err
+}

@@ -1,0 +1,33 @@
+package proxyd
+
+import "time"
+
+// Status is what `proxyd status` shows; its JSON is read by the lab and by operators' scripts.
+type Status struct {
+	Version    string             `json:"version"`
+	Node       string             `json:"node"` // name on the signing node
+	ID         string             `json:"id"`   // node id, hex
+	Kind       string             `json:"kind"` // entry, hidden, signer
+	State      State              `json:"state"`
+	Since      time.Time          `json:"since"`
+	Why        string             `json:"why"`
+	Serving    bool               `json:"serving"`              // carries clients now
+	Frontends  []string           `json:"frontends"`            // nodes that serve clients, as far as this one knows
+	Rates      map[string]float64 `json:"rates,omitempty"`      // packets/s by kind, in the last interval
+	Thresholds map[string]float64 `json:"thresholds,omitempty"` // packets/s by kind; absent is off
+	Counts     map[string]uint64  `json:"counts,omitempty"`
+	Agents     int                `json:"agents"`              // connected
+	Streams    int                `json:"streams"`             // of agents, to origins
+	Plain      int                `json:"plain"`               // connections of clients without an agent
+	Admitted   int                `json:"admitted"`            // addresses whose door is open
+	Disclosed  map[string]int     `json:"disclosed,omitempty"` // node → agents that were told its address
+	Peers      []PeerStatus       `json:"peers,omitempty"`
+}
+
+// PeerStatus is a node on the backplane as this one sees it.
+type PeerStatus struct {
+	Name        string `json:"name"`
+	Up          bool   `json:"up"`
+	State       string `json:"state,omitempty"`
+	UnderAttack bool   `json:"under_attack,omitempty"`
+}

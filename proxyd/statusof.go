@@ -1,0 +1,109 @@
+package proxyd
+
+import (
+	"maps"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"migrationsensor/detect"
+)
+
+// Status tells the node's state now. It is safe to call at any time.
+func (p *Proxy) Status() Status {
+	n := p.state.Node()
+	st := Status{
+		Version: version(), Node: n.Name, ID: n.ID.String(), Kind: n.Kind, State: Active, Since: p.since,
+		Why: "running", Frontends: []string{},
+	}
+	for _, s := range p.peers.Up() {
+		st.Peers = append(st.Peers, PeerStatus{Name: s.Name, Up: s.Up, State: s.Heartbeat.State, UnderAttack: s.Heartbeat.UnderAttack})
+		if s.Up && serves(State(s.Heartbeat.State)) && s.Kind != "signer" {
+			st.Frontends = append(st.Frontends, s.Name)
+		}
+	}
+	slices.SortFunc(st.Peers, func(a, b PeerStatus) int { return strings.Compare(a.Name, b.Name) })
+	if p.edge != nil {
+		p.edge.fill(&st)
+	}
+	slices.Sort(st.Frontends)
+	return st
+}
+
+// serves reports whether a proxy in the state carries clients.
+func serves(s State) bool { return s == Active || s == Defending }
+
+func (e *edge) fill(st *Status) {
+	e.mu.Lock()
+	st.State, st.Since, st.Why = e.machine.state, e.machine.since, e.machine.why
+	suspensions := e.counts.suspensions
+	e.mu.Unlock()
+	if st.Serving = serves(st.State); st.Serving {
+		st.Frontends = append(st.Frontends, st.Node)
+	}
+	st.Rates, st.Thresholds = map[string]float64{}, map[string]float64{}
+	if v := e.verdict.Load(); v != nil {
+		for k, r := range v.Rates {
+			st.Rates[strings.ToLower(detect.Kind(k).String())] = r
+		}
+	}
+	th := e.p.cfg.Detector.Threshold
+	for k, t := range map[string]float64{"all": th.All, "syn": th.SYN, "icmp": th.ICMP, "udp": th.UDP} {
+		if t > 0 {
+			st.Thresholds[k] = t
+		}
+	}
+	st.Agents, _ = e.informer.Members()
+	st.Streams, st.Plain = e.anchor.Streams(), e.packets.Stats().Open
+	st.Disclosed = e.informer.Disclosed()
+	if e.firewall != nil { // not open yet
+		st.Admitted = e.firewall.Admitted()
+	}
+	st.Counts = e.allCounts()
+	st.Counts["suspensions"] = suspensions
+}
+
+// allCounts gathers what the components counted, by the names of the README.
+func (e *edge) allCounts() map[string]uint64 {
+	out := map[string]uint64{}
+	if e.checker != nil {
+		maps.Copy(out, e.checker.Stats().Counts())
+	}
+	i := e.informer.Stats()
+	a := e.acceptor.Stats()
+	s := e.anchor.Stats()
+	p := e.packets.Stats()
+	for name, n := range map[string]uint64{
+		"userinfo": i.UserInfo, "userinfo_ok": i.UserInfoOK, "migrate": i.Migrate, "migrated": i.MigrateOK,
+		"transfer": i.Transfer, "ratify": i.Ratify, "ratified": i.RatifyOK, "busy": i.Busy,
+		"links": a.Accepted, "links_silenced": a.Short + a.BadMagic + a.BadKey + a.BadTag + a.BadMAC + a.BadKind + a.Replayed,
+		"links_sealed": a.Sealed, "tls_failed": a.TLSFailed, "enrol": a.Enrol,
+		"streams_opened": s.Opened, "streams_refused": s.Refused, "streams_timed_out": s.TimedOut, "streams_denied": s.Denied,
+		"plain_accepted": p.Accepted, "plain_refused": p.Refused, "plain_suspended": p.Suspended,
+	} {
+		out[name] = n
+	}
+	if e.firewall != nil {
+		if f, err := e.firewall.Stats(); err == nil {
+			out["dropped"] = f.Dropped
+		}
+	}
+	return out
+}
+
+// version is the module's version, or the commit it was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return s.Value
+		}
+	}
+	return "unknown"
+}
