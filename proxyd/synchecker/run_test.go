@@ -8,7 +8,6 @@ import (
 
 	"migrationsensor/proto"
 	"migrationsensor/proxyd/synchecker"
-	"migrationsensor/proxyd/synchecker/porttest"
 )
 
 // syn is a SYN without options from 198.18.2.2:40000 to 198.18.1.1:7443, checksums left out.
@@ -20,7 +19,7 @@ var syn = []byte("\x02\x00\x00\x00\x00\x01\x02\x00\x00\x00\x00\x09\x08\x00" +
 // that was asked for is no error.
 func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		port := porttest.New()
+		port := synchecker.NewMemPort()
 		c, err := synchecker.New(synchecker.Config{
 			Port: port, Addrs: []netip.Addr{netip.MustParseAddr("198.18.1.1")}, LinkPort: 7443, P: 1,
 			Keys: new(proto.Keyring), Nonces: proto.NewNonceSet(),

@@ -1,44 +1,41 @@
-// Package porttest has a synchecker.Port in memory.
-package porttest
+package synchecker
 
 import (
 	"net"
 	"slices"
 	"sync"
-
-	"migrationsensor/proxyd/synchecker"
 )
 
-// Port hands Inject's frames to the reader and keeps what is written. Off, it lets nothing in, as a
+// MemPort is a Port in memory, for tests and labs. It hands Inject's frames to the reader and keeps what is written. Off, it lets nothing in, as a
 // real one; it filters no further.
-type Port struct {
+type MemPort struct {
 	mu     sync.Mutex
 	cond   sync.Cond
-	mode   synchecker.Mode
-	in     []synchecker.Frame
+	mode   Mode
+	in     []Frame
 	sent   [][]byte
 	closed bool
 }
 
-// New returns a port that is off.
-func New() *Port {
-	p := &Port{}
+// NewMemPort returns a port that is off.
+func NewMemPort() *MemPort {
+	p := &MemPort{}
 	p.cond.L = &p.mu
 	return p
 }
 
 // Inject queues a frame as if it had arrived.
-func (p *Port) Inject(frame []byte) {
+func (p *MemPort) Inject(frame []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.mode != synchecker.Off {
-		p.in = append(p.in, synchecker.Frame{Data: slices.Clone(frame)})
+	if p.mode != Off {
+		p.in = append(p.in, Frame{Data: slices.Clone(frame)})
 		p.cond.Broadcast()
 	}
 }
 
 // Sent waits until n frames were written and returns all of them; fewer if the port is closed.
-func (p *Port) Sent(n int) [][]byte {
+func (p *MemPort) Sent(n int) [][]byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for len(p.sent) < n && !p.closed {
@@ -48,13 +45,13 @@ func (p *Port) Sent(n int) [][]byte {
 }
 
 // Mode is what Arm was last told.
-func (p *Port) Mode() synchecker.Mode {
+func (p *MemPort) Mode() Mode {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.mode
 }
 
-func (p *Port) Read(buf []synchecker.Frame) (int, error) {
+func (p *MemPort) Read(buf []Frame) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for len(p.in) == 0 && !p.closed {
@@ -68,7 +65,7 @@ func (p *Port) Read(buf []synchecker.Frame) (int, error) {
 	return n, nil
 }
 
-func (p *Port) Write(frames [][]byte) (int, error) {
+func (p *MemPort) Write(frames [][]byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -81,7 +78,7 @@ func (p *Port) Write(frames [][]byte) (int, error) {
 	return len(frames), nil
 }
 
-func (p *Port) Arm(m synchecker.Mode) error {
+func (p *MemPort) Arm(m Mode) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -91,9 +88,9 @@ func (p *Port) Arm(m synchecker.Mode) error {
 	return nil
 }
 
-func (p *Port) Lost() uint64 { return 0 }
+func (p *MemPort) Lost() uint64 { return 0 }
 
-func (p *Port) Close() error {
+func (p *MemPort) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
