@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// MemPort is a Port in memory, for tests and labs. It hands Inject's frames to the reader and keeps what is written. Off, it lets nothing in, as a
-// real one; it filters no further.
+// MemPort is a Port in memory, for tests and labs. It hands Inject's frames to the reader and keeps
+// what is written. Off, it lets nothing in, as a real one; it filters no further.
 type MemPort struct {
 	mu     sync.Mutex
 	cond   sync.Cond
