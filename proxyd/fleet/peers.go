@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -203,11 +204,12 @@ func (p *Peers) Up() map[proto.NodeID]PeerStatus {
 // Handovers returns the keys that neighbours have given to this edge: with them it makes a client's
 // keys for the neighbour by itself. They outlive the link.
 func (p *Peers) Handovers() map[proto.NodeID]proto.Handover {
+	neighbours := p.cfg.State.neighbours()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	out := map[proto.NodeID]proto.Handover{}
 	for id, known := range p.peers {
-		if known.given != nil {
+		if known.given != nil && slices.Contains(neighbours, id) {
 			out[id] = *known.given
 		}
 	}

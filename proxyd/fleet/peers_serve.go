@@ -94,7 +94,7 @@ func (p *Peers) handle(l *peerLink, id uint32, m proto.Message) error {
 	case *proto.Ratify:
 		p.reply(l, id, p.fromNeighbour(l, lim.ratify.Allow, func() proto.Message { return h.Ratify(l.node.ID, m) }))
 	case *proto.Handover:
-		return p.takeHandover(l, m)
+		p.takeHandover(l, m)
 	case *proto.FleetMsg:
 		return p.takeDoc(lim.docs.Allow, func() (bool, error) { return p.cfg.State.setFleet(m.Doc) })
 	case *proto.CatalogueMsg:
@@ -135,17 +135,13 @@ func (p *Peers) fromNeighbour(l *peerLink, allow func() bool, answer func() prot
 }
 
 // takeHandover keeps the key that a neighbour gives.
-func (p *Peers) takeHandover(l *peerLink, m *proto.Handover) error {
-	if !slices.Contains(p.cfg.State.neighbours(), l.node.ID) {
-		return nil // our FLEET may be older than its; the next one comes with its own
-	}
+func (p *Peers) takeHandover(l *peerLink, m *proto.Handover) {
 	p.mu.Lock()
-	p.peerLocked(l.node.ID).given = m
+	p.peerLocked(l.node.ID).given = m // kept in any case: our FLEET may be older than its
 	p.mu.Unlock()
-	if p.cfg.Handler != nil {
+	if p.cfg.Handler != nil && slices.Contains(p.cfg.State.neighbours(), l.node.ID) {
 		p.cfg.Handler.Handover(l.node.ID, m)
 	}
-	return nil
 }
 
 // takeDoc takes a document, and passes it on if it is new.
@@ -179,13 +175,9 @@ func (p *Peers) documentsChanged() {
 	close(p.changed) // dialAll drops whom the documents no longer know, and dials the new ones
 	p.changed = make(chan struct{})
 	var all []*peerLink
-	for id, known := range p.peers {
+	for id := range p.peers {
 		if _, ok := doc.Node(id); !ok {
 			delete(p.peers, id)
-			continue
-		}
-		if !slices.Contains(s.neighbours(), id) {
-			known.given = nil
 		}
 	}
 	for _, links := range p.links {

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+
+	"migrationsensor/proxyd"
+	"migrationsensor/proxyd/fleet"
+)
+
+type runCmd struct{}
+
+func (runCmd) Example() string { return "  proxyd run\n  proxyd run --config p1.toml\n" }
+
+// Run serves until a signal or proxyd down.
+func (c *runCmd) Run(e *env) error {
+	cfg, err := e.config()
+	if err != nil {
+		return err
+	}
+	if _, err := ready(cfg); err != nil {
+		return err
+	}
+	log := logger(e.stderr, cfg.LogLevel)
+	l, err := proxyd.ListenControl(cfg.Socket) // first: it says if another one runs
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	p, err := proxyd.New(cfg, log)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(e.ctx)
+	defer stop()
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer stop()
+		return p.Run(gctx)
+	})
+	g.Go(func() error {
+		return proxyd.ServeControl(gctx, l, func() proxyd.Status {
+			st := p.Status()
+			st.Version = version()
+			return st
+		}, stop)
+	})
+	return g.Wait()
+}
+
+// ready says, in one sentence with the remedy, what keeps this machine from running, and else who
+// it is.
+func ready(cfg proxyd.Config) (fleet.Node, error) {
+	st, err := fleet.OpenState(cfg.State, nil)
+	switch {
+	case errors.Is(err, fleet.ErrNotJoined) && cfg.Signing():
+		return fleet.Node{}, fmt.Errorf("fleet %q is declared but not made yet; run proxyd init", cfg.Fleet)
+	case errors.Is(err, fleet.ErrNotJoined):
+		return fleet.Node{}, fmt.Errorf("%w; on the signing node run: proxyd token create --role edge --node NAME --out FILE; then here: proxyd join --as NAME FILE", err)
+	case err != nil:
+		return fleet.Node{}, err
+	}
+	n := st.Node()
+	if n.Kind == fleet.KindSigner && !cfg.Signing() {
+		return n, fmt.Errorf("this is the signing node of fleet %q, but %s declares no fleet; name its configuration with --config", n.Fleet, where(cfg))
+	}
+	if n.Kind != fleet.KindSigner && cfg.Signing() {
+		return n, fmt.Errorf("this machine is node %q of fleet %q, but %s declares a fleet as if it were the signing node; remove fleet, [[service]] and [[node]]", n.Name, n.Fleet, where(cfg))
+	}
+	if n.Kind == fleet.KindEntry || n.Kind == fleet.KindHidden {
+		return n, capable()
+	}
+	return n, nil
+}
+
+type checkCmd struct{}
+
+func (checkCmd) Example() string { return "  proxyd check --config p1.toml\n" }
+
+// Help lists what a configuration can say.
+func (checkCmd) Help() string {
+	return "Keys of proxyd.toml, everywhere: state, socket, log_level. " +
+		"Signing node: fleet; [[service]] name, public, origin, groups, plain, proxy_protocol; " +
+		"[[node]] name, kind, public, link_port, backplane, neighbours. " +
+		"Edge: interface; [detector] interval; [detector.threshold] all, syn, icmp, udp; " +
+		"[attack] quiet, suspend_after; [syn_checker] p, syn_limit; [firewall] allow."
+}
+
+// Run checks configuration, membership and rights, and starts nothing.
+func (c *checkCmd) Run(e *env) error {
+	cfg, err := e.config()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(e.stdout, "configuration: %s is good\n", where(cfg))
+	for _, w := range warnings(cfg) {
+		fmt.Fprintln(e.stdout, "warning:", w)
+	}
+	n, err := ready(cfg)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(e.stdout, "machine: node %q (%s) of fleet %q, can run\n", n.Name, n.Kind, n.Fleet)
+	return nil
+}
+
+// warnings are things that work and should be known.
+func warnings(cfg proxyd.Config) []string {
+	var out []string
+	entries := 0
+	for _, n := range cfg.Nodes {
+		if n.Kind == fleet.KindEntry {
+			entries++
+		}
+		for _, a := range n.Public {
+			if n.Backplane.Addr() == a {
+				out = append(out, fmt.Sprintf("the backplane of %q is its public address %s: a flood of it reaches the peer links too; give it a private one", n.Name, a))
+			}
+		}
+	}
+	if cfg.Signing() && entries == 1 {
+		out = append(out, "one entry only: agents that lose it without a word have nowhere to ask; declare a second")
+	}
+	if cfg.Signing() && entries == 0 {
+		out = append(out, "no entry: no agent can come in; declare a [[node]] of kind \"entry\"")
+	}
+	return out
+}

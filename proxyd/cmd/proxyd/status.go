@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"migrationsensor/proxyd"
+)
+
+type statusCmd struct {
+	JSON bool `help:"As JSON."`
+}
+
+func (statusCmd) Example() string {
+	return "  proxyd status\n  proxyd status --json | jq .state\n"
+}
+
+// Run shows the status of the proxyd that runs here.
+func (c *statusCmd) Run(e *env) error {
+	cfg, err := e.config()
+	if err != nil {
+		return err
+	}
+	st, err := proxyd.ControlStatus(e.ctx, cfg.Socket)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		enc := json.NewEncoder(e.stdout)
+		enc.SetIndent("", "  ")
+		return enc.Encode(st)
+	}
+	return printStatus(e.stdout, st, time.Now())
+}
+
+type downCmd struct{}
+
+// Run stops the proxyd that runs here, and returns when it has ended.
+func (c *downCmd) Run(e *env) error {
+	cfg, err := e.config()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(e.ctx, 30*time.Second)
+	defer cancel()
+	return proxyd.ControlDown(ctx, cfg.Socket)
+}
+
+// printStatus is the human form: the answers to "what, since when, why" first.
+func printStatus(w io.Writer, st proxyd.Status, now time.Time) error {
+	fmt.Fprintf(w, "%s (%s, %s) is %s", st.Node, st.Kind, st.ID, st.State)
+	if !st.Since.IsZero() {
+		fmt.Fprintf(w, " since %s (%s)", st.Since.Local().Format("15:04:05"), now.Sub(st.Since).Round(time.Second))
+	}
+	if st.Why != "" {
+		fmt.Fprintf(w, ": %s", st.Why)
+	}
+	fmt.Fprintln(w)
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	if st.Kind != "signer" {
+		frontends := strings.Join(st.Frontends, ", ")
+		if frontends == "" {
+			frontends = "nobody"
+		}
+		fmt.Fprintf(tw, "frontend\t%s\n", frontends)
+		fmt.Fprintf(tw, "clients\t%d agents, %d streams, %d plain connections, %d addresses admitted\n", st.Agents, st.Streams, st.Plain, st.Admitted)
+	}
+	printRates(tw, st)
+	if len(st.Disclosed) > 0 {
+		fmt.Fprintf(tw, "told\t%s\n", pairs(st.Disclosed, "%s to %d agents"))
+	}
+	printPeers(tw, st.Peers)
+	if len(st.Counts) > 0 {
+		fmt.Fprintf(tw, "counts\t%s\n", pairs(st.Counts, "%s %d"))
+	}
+	fmt.Fprintf(tw, "version\t%s\n", st.Version)
+	return tw.Flush()
+}
+
+// printRates puts each rate beside its threshold and marks the one that is exceeded.
+func printRates(w io.Writer, st proxyd.Status) {
+	for i, kind := range []string{"all", "syn", "icmp", "udp"} {
+		rate, measured := st.Rates[kind]
+		if !measured {
+			continue
+		}
+		label := ""
+		if i == 0 {
+			label = "packets/s"
+		}
+		limit, mark := "no threshold", ""
+		if th := st.Thresholds[kind]; th > 0 {
+			limit = fmt.Sprintf("threshold %.0f", th)
+			if rate > th {
+				mark = "  EXCEEDED"
+			}
+		}
+		fmt.Fprintf(w, "%s\t%-4s %10.0f  %s%s\n", label, kind, rate, limit, mark)
+	}
+}
+
+func printPeers(w io.Writer, peers []proxyd.PeerStatus) {
+	for i, p := range peers {
+		label := ""
+		if i == 0 {
+			label = "peers"
+		}
+		state := "down"
+		if p.Up {
+			state = "up"
+			if p.State != "" {
+				state += ", " + p.State
+			}
+			if p.UnderAttack {
+				state += ", under attack"
+			}
+		}
+		fmt.Fprintf(w, "%s\t%s %s\n", label, p.Name, state)
+	}
+}
+
+// pairs lists a map by its sorted keys.
+func pairs[V any](m map[string]V, format string) string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, fmt.Sprintf(format, k, m[k]))
+	}
+	return strings.Join(out, ", ")
+}
