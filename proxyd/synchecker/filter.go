@@ -55,7 +55,7 @@ func (f Filter) network(a *assembler) {
 	a.jump(bpf.JumpBitsSet, 0x3fff, "drop") // a fragment
 	a.add(bpf.LoadAbsolute{Off: etherLen + 16, Size: 4})
 	for _, addr := range f.Addrs {
-		if addr.Is4() {
+		if addr = addr.Unmap(); addr.Is4() {
 			a.jump(bpf.JumpEqual, be.Uint32(addr.AsSlice()), "ours4")
 		}
 	}
@@ -72,7 +72,7 @@ func (f Filter) network(a *assembler) {
 
 	a.label("ipv6")
 	for i, addr := range f.Addrs {
-		if !addr.Is6() {
+		if addr.Unmap().Is4() {
 			continue
 		}
 		next := fmt.Sprint("next6-", i)
