@@ -75,7 +75,6 @@ func (a *Acceptor) init() {
 			a.Log = slog.New(slog.DiscardHandler)
 		}
 		a.pending = newPending(a.MaxPending)
-		a.live.links = map[*Link]*entry{}
 	})
 }
 

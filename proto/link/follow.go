@@ -22,6 +22,9 @@ const (
 // ErrChase is a chain of transfers that breaks the rules: too long, or back to a node it came from.
 var ErrChase = errors.New("transferred in circles")
 
+// ErrClock is a clock too far off to be helped by the proxy's.
+var ErrClock = errors.New("this machine's clock is off")
+
 // Follow opens a link, starting at the proxy t, and goes where sealed TRANSFERs send it: at most 3 of
 // them, never twice to the same node, except that an edge may name itself once, which admits the
 // client. It returns the proxies dialled too, the last one is the link's. A BUSY or RETRY ends it as
@@ -112,7 +115,7 @@ func (d *Dialer) reach(ctx context.Context, t proto.Target, kind proto.Kind, tol
 	}
 	skew := se.Reply.ServerTime.Sub(d.clock())
 	if skew.Abs() > maxClockSkew {
-		return nil, fmt.Errorf("this machine's clock is off by %v: set it right: %w", skew.Round(time.Second), err)
+		return nil, fmt.Errorf("%w by %v: set it right, then try again", ErrClock, skew.Abs().Round(time.Minute))
 	}
 	d.skew.Store(int64(skew))
 	d.log().Warn("this machine's clock is off; using the proxy's time", "skew", skew.Round(time.Second))
@@ -130,13 +133,12 @@ func (d *Dialer) dialTold(ctx context.Context, t proto.Target, kind proto.Kind) 
 	var errs []error
 	for n := range toldDials {
 		d.knock(ctx, t)
-		select {
-		case <-time.After(knockLead):
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		if err := sleep(ctx, knockLead); err != nil {
+			return nil, err
 		}
+		last := n == toldDials-1
 		a.wait = d.timeout()
-		if n < toldDials-1 {
+		if !last {
 			a.wait = min(a.wait, d.redial())
 		}
 		began := time.Now()
@@ -148,14 +150,24 @@ func (d *Dialer) dialTold(ctx context.Context, t proto.Target, kind proto.Kind) 
 		if !slices.ContainsFunc(errs, func(e error) bool { return e.Error() == err.Error() }) {
 			errs = append(errs, err)
 		}
+		if last {
+			break
+		}
 		// A refusal comes sooner than a silence: keep the pace all the same.
-		select {
-		case <-time.After(a.wait - time.Since(began)):
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		if err := sleep(ctx, a.wait-time.Since(began)); err != nil {
+			return nil, err
 		}
 	}
 	return nil, errors.Join(errs...)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (d *Dialer) redial() time.Duration { return max(minRedial, d.srtt()*3/2) }

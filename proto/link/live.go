@@ -37,6 +37,9 @@ func (t *live) add(l *Link, agent proto.AgentID, cancel context.CancelFunc) {
 	}}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.links == nil {
+		t.links = map[*Link]*entry{}
+	}
 	t.links[l] = e
 }
 
