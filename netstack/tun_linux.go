@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -12,6 +13,8 @@ import (
 
 const (
 	tunPath = "/dev/net/tun"
+
+	busyPatience = 500 * time.Millisecond
 
 	// Offload flags of <linux/if_tun.h>.
 	tunFCsum = 1
@@ -103,11 +106,25 @@ func createTUN(name string, vnetHdr bool) (int, error) {
 		flags |= unix.IFF_VNET_HDR
 	}
 	ifr.SetUint16(flags)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
+	if err := attach(fd, ifr); err != nil {
 		unix.Close(fd)
 		return -1, fmt.Errorf("create TUN %s: %w (%s)", name, err, remedy(err))
 	}
 	return fd, nil
+}
+
+// attach creates the interface. A predecessor that was just killed may hold the name for a moment longer.
+func attach(fd int, ifr *unix.Ifreq) error {
+	start := time.Now()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
+		if !errors.Is(err, unix.EBUSY) || time.Since(start) > busyPatience {
+			return err
+		}
+		<-tick.C
+	}
 }
 
 // remedy says what to do about a TUN that cannot be had.

@@ -26,19 +26,24 @@ type leftovers struct {
 	Addr6  netip.Addr `json:"addr6"`
 }
 
-// lockPatience is how long a start waits for a dead agent's janitor to finish.
-const lockPatience = 3 * time.Second
+const (
+	// janitorPatience is how long a start waits for a dead agent's janitor to finish.
+	janitorPatience = 3 * time.Second
+
+	// ownerPatience is how long it waits for a live agent: one that was just killed still looks alive.
+	ownerPatience = 500 * time.Millisecond
+)
 
 // stateFile is a locked file. The janitor shares the lock, so it is free only when the agent is dead and all
 // is cleaned up. A nil stateFile is one without a path.
 type stateFile struct{ f *os.File }
 
-// lockState opens and locks path. A live owner is ErrInUse at once; for a dead one's janitor it waits.
+// lockState opens and locks path. A live owner is ErrInUse; for a dead one's janitor it waits.
 func lockState(path string) (*stateFile, error) {
 	if path == "" {
 		return nil, nil
 	}
-	deadline := time.Now().Add(lockPatience)
+	start := time.Now()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -46,7 +51,12 @@ func lockState(path string) (*stateFile, error) {
 		if s != nil || err != nil {
 			return s, err
 		}
-		if holder, alive := holderOf(path); alive || time.Now().After(deadline) {
+		holder, alive := holderOf(path)
+		patience := janitorPatience
+		if alive {
+			patience = ownerPatience
+		}
+		if time.Since(start) > patience {
 			return nil, fmt.Errorf("state file %s is held by process %d: %w (stop it: ms-agent down)", path, holder, ErrInUse)
 		}
 		<-tick.C

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -30,16 +31,10 @@ func sweep(path string, log *slog.Logger) error {
 	return state.remove()
 }
 
-// sweepAll removes what a dead agent left. Its TUN died with it, so a route in our table means a live one.
+// sweepAll removes what a dead agent left.
 func sweepAll(nl *netlink.Handle, d *diag, left leftovers, log *slog.Logger) error {
-	for _, fam := range families {
-		routes, err := nl.RouteListFiltered(fam, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
-		if err != nil {
-			return fmt.Errorf("list routes of table %d: %w", table, err)
-		}
-		if len(routes) > 0 {
-			return fmt.Errorf("table %d has a route to %v on interface %d: %w (stop it: ms-agent down)", table, routes[0].Dst, routes[0].LinkIndex, ErrInUse)
-		}
+	if err := awaitNoRoute(nl); err != nil {
+		return err
 	}
 	n, err := deleteRules(nl)
 	if n > 0 {
@@ -50,6 +45,35 @@ func sweepAll(nl *netlink.Handle, d *diag, left leftovers, log *slog.Logger) err
 	}
 	d.abortFrom(log, left.Addr4, left.Addr6)
 	return nil
+}
+
+// awaitNoRoute fails if an agent with another state file is alive: its TUN would have died with it, and the
+// routes with the TUN. One that is just dying gets its time.
+func awaitNoRoute(nl *netlink.Handle) error {
+	start := time.Now()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		routes, err := ourRoutes(nl)
+		if err != nil || len(routes) == 0 {
+			return err
+		}
+		if time.Since(start) > ownerPatience {
+			return fmt.Errorf("table %d has a route to %v on interface %d: %w (stop it: ms-agent down)", table, routes[0].Dst, routes[0].LinkIndex, ErrInUse)
+		}
+		<-tick.C
+	}
+}
+
+func ourRoutes(nl *netlink.Handle) (all []netlink.Route, err error) {
+	for _, fam := range families {
+		routes, err := nl.RouteListFiltered(fam, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return nil, fmt.Errorf("list routes of table %d: %w", table, err)
+		}
+		all = append(all, routes...)
+	}
+	return all, nil
 }
 
 var families = []int{netlink.FAMILY_V4, netlink.FAMILY_V6}
