@@ -3,6 +3,7 @@ package demo
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"migrationsensor/examples/lab/figures"
@@ -158,11 +159,12 @@ func summary(file *figures.File, err error) string {
 	if file.Verdict == "pass" {
 		return "PASS"
 	}
-	s := "FAIL:"
+	var s strings.Builder
+	s.WriteString("FAIL:")
 	for _, f := range file.Figures {
 		if f.Meets != nil && !*f.Meets {
-			s += fmt.Sprintf(" %s (%s, %s);", f.ID, f.System, f.When)
+			s.WriteString(fmt.Sprintf(" %s (%s, %s);", f.ID, f.System, f.When))
 		}
 	}
-	return s
+	return s.String()
 }

@@ -132,15 +132,15 @@ func proxyLine(x proxyView, n snapshot) string {
 	if !x.Up {
 		return fmt.Sprintf("  %-5s %-7s %s\n", x.Name, x.Kind, faint.Render("not up yet"))
 	}
-	serves := ""
+	var serves strings.Builder
 	for _, c := range n.Clients {
 		if c.ServedBy == x.Name && c.OK > 0 {
-			serves += c.Name + "  "
+			serves.WriteString(c.Name + "  ")
 		}
 	}
 	return fmt.Sprintf("  %-5s %-7s %s %5.0fs  %9.0f  %s %6d %7d  %s\n", x.Name, x.Kind,
 		stateStyle(x.State).Render(fmt.Sprintf("%-10s", x.State)), n.At.Sub(x.Since).Seconds(), x.Rates["all"],
-		faint.Render(fmt.Sprintf("%*s", history, spark(x.History))), x.Agents, x.Streams+x.Plain, serves)
+		faint.Render(fmt.Sprintf("%*s", history, spark(x.History))), x.Agents, x.Streams+x.Plain, serves.String())
 }
 
 func clientText(c clientLine) string {
@@ -152,15 +152,15 @@ func clientText(c clientLine) string {
 	if c.OK > 0 {
 		connect, total = fmt.Sprintf("%.1f ms", c.Connect.Seconds()*1000), fmt.Sprintf("%.0f ms", c.Total.Seconds()*1000)
 	}
-	last := ""
+	var last strings.Builder
 	for _, ok := range c.Last {
 		if ok {
-			last += good.Render("●")
+			last.WriteString(good.Render("●"))
 		} else {
-			last += bad.Render("✗")
+			last.WriteString(bad.Render("✗"))
 		}
 	}
-	return fmt.Sprintf("  %-14s %-9s %6d %s %10s %10s  %s\n", c.Name, c.ServedBy, c.OK, failed, connect, total, last)
+	return fmt.Sprintf("  %-14s %-9s %6d %s %10s %10s  %s\n", c.Name, c.ServedBy, c.OK, failed, connect, total, last.String())
 }
 
 // spark draws rates as bars, the highest of them full.

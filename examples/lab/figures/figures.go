@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -150,9 +151,7 @@ func Skip(id, system, when, why string) Figure {
 // Label adds a label.
 func (f Figure) Label(key, value string) Figure {
 	labels := map[string]string{key: value}
-	for k, v := range f.Labels {
-		labels[k] = v
-	}
+	maps.Copy(labels, f.Labels)
 	f.Labels = labels
 	return f
 }

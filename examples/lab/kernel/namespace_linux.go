@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -24,8 +26,10 @@ const mark = "ms-lab:"
 // lives in it as long as the program.
 type Namespace struct {
 	Name string
-	file *os.File
 	work chan func()
+
+	mu   sync.RWMutex // held to read while file is in use
+	file *os.File     // nil after Close
 }
 
 // NewNamespace makes a namespace with loopback up and every setting that matters set, because a
@@ -79,12 +83,24 @@ func (n *Namespace) found(extra map[string]string) error {
 // Close ends the thread and lets the namespace go once nobody else holds it. Children that were
 // started from it are killed by the kernel.
 func (n *Namespace) Close() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.file == nil {
+		return net.ErrClosed
+	}
 	close(n.work)
-	return n.file.Close()
+	err := n.file.Close()
+	n.file = nil
+	return err
 }
 
 // Do runs f on the namespace's thread and waits for it. f must not block: one thread serves all.
 func (n *Namespace) Do(f func() error) error {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if n.file == nil {
+		return fmt.Errorf("%s: %w", n.Name, net.ErrClosed)
+	}
 	done := make(chan error, 1)
 	n.work <- func() { done <- f() }
 	if err := <-done; err != nil {
@@ -98,13 +114,23 @@ func (n *Namespace) Block(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends here
-		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
+		if err := n.enter(); err != nil {
 			done <- fmt.Errorf("enter %s: %w", n.Name, err)
 			return
 		}
 		done <- f()
 	}()
 	return <-done
+}
+
+// enter puts the calling thread into the namespace.
+func (n *Namespace) enter() error {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if n.file == nil {
+		return net.ErrClosed
+	}
+	return unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET)
 }
 
 // Start starts a program in the namespace. It is killed when the lab ends.
@@ -196,9 +222,7 @@ func setSysctls(extra map[string]string) error {
 		"ipv6/conf/default/router_solicitations": "0",
 		"ipv6/icmp/ratelimit":                    "0",
 	}
-	for k, v := range extra {
-		all[k] = v
-	}
+	maps.Copy(all, extra)
 	for k, v := range all {
 		err := os.WriteFile("/proc/sys/net/"+k, []byte(v), 0)
 		// Some settings are not a namespace's own on older kernels or without root.

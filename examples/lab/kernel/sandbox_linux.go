@@ -139,17 +139,18 @@ func namespaceHint() string {
 	if os.Getuid() == 0 && os.Getenv(inside) == "" && !inUserNamespace() {
 		return "needs CAP_SYS_ADMIN and CAP_NET_ADMIN (in a container: --privileged)"
 	}
-	hint := "this user may not make namespaces: run as root"
+	var hint strings.Builder
+	hint.WriteString("this user may not make namespaces: run as root")
 	for _, s := range []struct{ file, bad, name string }{
 		{"kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"},
 		{"kernel/apparmor_restrict_unprivileged_userns", "1", "kernel.apparmor_restrict_unprivileged_userns=0"},
 		{"user/max_user_namespaces", "0", "user.max_user_namespaces=15000"},
 	} {
 		if v, err := os.ReadFile("/proc/sys/" + s.file); err == nil && strings.TrimSpace(string(v)) == s.bad {
-			hint += ", or: sudo sysctl " + s.name
+			hint.WriteString(", or: sudo sysctl " + s.name)
 		}
 	}
-	return hint
+	return hint.String()
 }
 
 func inUserNamespace() bool {
