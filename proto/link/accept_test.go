@@ -354,3 +354,29 @@ func TestAcceptSurvives(t *testing.T) {
 		t.Errorf("accept errors got %d, want 3", s.AcceptErrors)
 	}
 }
+
+// FuzzServe: whatever a stranger sends, it hears nothing, and serving it ends.
+func FuzzServe(f *testing.F) {
+	node, agent := proto.NewNodeID(), proto.AgentID{1}
+	keys := &proto.Keyring{}
+	keys.Set(proto.KeyID{Gen: 1}, proto.Secret{1})
+	p := proto.Preamble{Kind: proto.KindControl, Key: proto.KeyID{Gen: 1}, Target: node, Time: time.Now(), Nonce: proto.NewNonce()}
+	stranger := p.Append(nil, proto.Secret{2}.Admission(agent), node)
+	f.Add(stranger)
+	f.Add(stranger[:40])
+	f.Add(append(stranger, 0x16, 3, 1, 1, 0xff))
+	never := func(context.Context, *Link, proto.Verified) { f.Error("a stranger's link came up") }
+	a := &Acceptor{Node: node, Keys: keys, Control: never, Data: never}
+	a.init()
+	f.Fuzz(func(t *testing.T, b []byte) {
+		near, far := net.Pipe()
+		done := make(chan struct{})
+		go func() { a.serve(t.Context(), far); close(done) }()
+		go func() { near.Write(b); near.SetReadDeadline(time.Now().Add(time.Millisecond)) }()
+		if n, _ := near.Read(make([]byte, 1)); n > 0 {
+			t.Error("a stranger got an answer")
+		}
+		near.Close()
+		<-done
+	})
+}
