@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -8,13 +9,14 @@ import (
 	"strings"
 	"syscall"
 
+	"migrationsensor/proto"
 	"migrationsensor/proto/link"
 )
 
 // explainEnrol says what it can mean that no entry enrolled us. A foreign token gets no answer at all, on purpose.
 func explainEnrol(err error) error {
 	switch {
-	case errors.Is(err, link.ErrPeer):
+	case untrusted(err):
 		return fmt.Errorf("the proxy that answered is not of the fleet that made this token; nothing was sent to it: %w", flat(err))
 	case noAnswer(err):
 		return fmt.Errorf("no entry of this token answered: the token may be of another fleet, withdrawn or from before its keys changed, the clock may be wrong, or the network may block the way (%w)", flat(err))
@@ -25,12 +27,19 @@ func explainEnrol(err error) error {
 // explainConnect says what it can mean that no edge took us.
 func explainConnect(err error) error {
 	switch {
-	case errors.Is(err, link.ErrPeer):
+	case untrusted(err):
 		return fmt.Errorf("a proxy that answered is not trusted: %w", flat(err))
 	case noAnswer(err):
 		return fmt.Errorf("no proxy answered: the network is down or eats it, or this agent's keys are too old or of another fleet; if that stays so, join again with a new token (%w)", flat(err))
 	}
 	return flat(err)
+}
+
+// untrusted reports whether somebody answered who is not who was dialled.
+func untrusted(err error) bool {
+	var unknown x509.UnknownAuthorityError
+	var invalid x509.CertificateInvalidError
+	return errors.Is(err, link.ErrPeer) || errors.Is(err, proto.ErrIdentity) || errors.As(err, &unknown) || errors.As(err, &invalid)
 }
 
 // noAnswer reports whether err is only silence.

@@ -74,7 +74,7 @@ func handlerError(err error) error {
 		}
 		return err
 	}
-	if !errors.Is(err, link.ErrPeer) && (noAnswer(err) || errors.Is(err, link.ErrGarbage)) {
+	if !untrusted(err) && (noAnswer(err) || errors.Is(err, link.ErrGarbage)) {
 		return fmt.Errorf("%w: %w", connhandler.ErrNobody, explainConnect(err))
 	}
 	return explainConnect(err)
