@@ -62,13 +62,13 @@ var ours = []struct {
 	pkg  string   // the package, or any below it
 	may  []string // packages of ours, or below them
 }{
-	{"the command is the top of the agent", "agent/cmd", []string{"agent"}},
+	{"the command is the top of the agent", "agent/cmd", []string{"agent", "proto"}},
 	{"components of the agent know the wire only", "agent/connhandler", []string{"proto"}},
 	{"hostnet imports none of ours", "agent/hostnet", nil},
 	{"the agent joins its components", "agent", []string{"agent", "netstack", "proto"}},
 	{"netstack imports none of ours", "netstack", []string{"netstack"}},
 	{"detect imports none of ours", "detect", nil},
-	{"the command is the top of the proxy", "proxyd/cmd", []string{"proxyd"}},
+	{"the command is the top of the proxy", "proxyd/cmd", []string{"proxyd", "proto"}},
 	{"components of the proxy know the wire only", "proxyd/packethandler", nil},
 	{"components of the proxy know the wire only", "proxyd/firewall", nil},
 	{"components of the proxy know the wire only", "proxyd/anchor", []string{"proto"}},

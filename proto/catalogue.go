@@ -88,29 +88,30 @@ type signedDoc struct {
 	Chain [][]byte        `json:"chain"`
 }
 
-// docContext goes before what is signed, so that one kind of document cannot pass for another.
-func docContext(v any) []byte {
-	switch v.(type) {
-	case Catalogue, *Catalogue:
-		return []byte("ms catalogue v1\x00")
-	case FleetDoc, *FleetDoc:
-		return []byte("ms fleet v1\x00")
-	}
-	panic(fmt.Sprintf("BUG: %T is no document", v))
+// Document is what the signing node signs: a Catalogue, a FleetDoc, or what embeds one of them.
+type Document interface {
+	// DocKind goes before what is signed, so that one kind of document cannot pass for another.
+	DocKind() string
 }
+
+// DocKind is that of catalogues.
+func (Catalogue) DocKind() string { return "ms catalogue v1\x00" }
+
+// DocKind is that of FLEET documents.
+func (FleetDoc) DocKind() string { return "ms fleet v1\x00" }
 
 // SignDoc signs a Catalogue or a FleetDoc with the signing node's key; chain is its certificate and
 // what lies between it and the CA (DER, leaf first).
-func SignDoc(v any, key ed25519.PrivateKey, chain [][]byte) ([]byte, error) {
+func SignDoc(v Document, key ed25519.PrivateKey, chain [][]byte) ([]byte, error) {
 	body, err := json.Marshal(v)
 	if err != nil {
 		return nil, fmt.Errorf("sign document: %w", err)
 	}
-	return json.Marshal(signedDoc{Body: body, Sig: ed25519.Sign(key, append(docContext(v), body...)), Chain: chain})
+	return json.Marshal(signedDoc{Body: body, Sig: ed25519.Sign(key, append([]byte(v.DocKind()), body...)), Chain: chain})
 }
 
 // OpenDoc checks a signed document against the fleet's CA and reads it into a *Catalogue or *FleetDoc.
-func OpenDoc(b []byte, ca *x509.Certificate, now time.Time, into any) error {
+func OpenDoc(b []byte, ca *x509.Certificate, now time.Time, into Document) error {
 	if len(b) > docMax {
 		return fmt.Errorf("%d bytes: %w", len(b), ErrDoc)
 	}
@@ -130,7 +131,7 @@ func OpenDoc(b []byte, ca *x509.Certificate, now time.Time, into any) error {
 		return fmt.Errorf("%w: %w", ErrDoc, err)
 	}
 	pub, ok := leaf.PublicKey.(ed25519.PublicKey)
-	if !ok || !ed25519.Verify(pub, append(docContext(into), s.Body...), s.Sig) {
+	if !ok || !ed25519.Verify(pub, append([]byte(into.DocKind()), s.Body...), s.Sig) {
 		return fmt.Errorf("%w: wrong signature", ErrDoc)
 	}
 	if err := json.Unmarshal(s.Body, into); err != nil {

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-
-	"golang.org/x/sync/errgroup"
 
 	"migrationsensor/proxyd"
 	"migrationsensor/proxyd/fleet"
@@ -24,31 +21,11 @@ func (c *runCmd) Run(e *env) error {
 	if _, err := ready(cfg); err != nil {
 		return err
 	}
-	log := logger(e.stderr, cfg.LogLevel)
-	l, err := proxyd.ListenControl(cfg.Socket) // first: it says if another one runs
+	p, err := proxyd.New(cfg, logger(e.stderr, cfg.LogLevel))
 	if err != nil {
 		return err
 	}
-	defer l.Close()
-	p, err := proxyd.New(cfg, log)
-	if err != nil {
-		return err
-	}
-	ctx, stop := context.WithCancel(e.ctx)
-	defer stop()
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		defer stop()
-		return p.Run(gctx)
-	})
-	g.Go(func() error {
-		return proxyd.ServeControl(gctx, l, func() proxyd.Status {
-			st := p.Status()
-			st.Version = version()
-			return st
-		}, stop)
-	})
-	return g.Wait()
+	return p.Run(e.ctx)
 }
 
 // ready says, in one sentence with the remedy, what keeps this machine from running, and else who
