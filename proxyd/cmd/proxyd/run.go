@@ -21,6 +21,9 @@ func (c *runCmd) Run(e *env) error {
 	if _, err := ready(cfg); err != nil {
 		return err
 	}
+	if _, err := proxyd.ControlStatus(e.ctx, cfg.Socket); err == nil { // before anything is written to the state
+		return fmt.Errorf("another proxyd runs and answers at %s; stop it with proxyd down, or set another socket and state for this one", cfg.Socket)
+	}
 	p, err := proxyd.New(cfg, logger(e.stderr, cfg.LogLevel))
 	if err != nil {
 		return err
