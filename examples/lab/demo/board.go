@@ -167,12 +167,12 @@ func (b *board) state(name string) string {
 	return b.proxyLocked(name).State
 }
 
-// reached reports whether a proxy was in a state at or after a moment, and since when.
-func (b *board) reached(name, state string, after time.Time) (time.Time, bool) {
+// reached reports whether a proxy was in one of some states at or after a moment, and since when.
+func (b *board) reached(name string, after time.Time, states ...string) (time.Time, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, s := range b.states[name] {
-		if s.state == state && !s.since.Before(after) {
+		if slices.Contains(states, s.state) && !s.since.Before(after) {
 			return s.since, true
 		}
 	}

@@ -18,10 +18,10 @@ func TestBoardTellsChangesOnce(t *testing.T) {
 	if len(s.Events) != 2 || s.Events[1].Text != "p1 is defending: syn 5000/s > 1250/s" {
 		t.Errorf("events %+v, want one for each change of state", s.Events)
 	}
-	if _, ok := b.reached("p1", "active", now.Add(time.Millisecond)); ok {
+	if _, ok := b.reached("p1", now.Add(time.Millisecond), "active"); ok {
 		t.Error("an earlier stay in a state counts as a later one")
 	}
-	if at, ok := b.reached("p1", "defending", now); !ok || !at.Equal(now.Add(time.Second)) {
+	if at, ok := b.reached("p1", now, "defending", "suspended"); !ok || !at.Equal(now.Add(time.Second)) {
 		t.Errorf("defending since %v %v, want the proxy's own time", at, ok)
 	}
 }

@@ -66,9 +66,9 @@ func (c *client) run(ctx context.Context, b *board, f *fetcher) {
 	}
 }
 
-// watch reads every status four times a second and shows it on the board.
+// watch reads every status ten times a second and shows it on the board.
 func (f *fleet) watch(ctx context.Context, b *board, clients map[string]*client) {
-	tick := time.NewTicker(250 * time.Millisecond)
+	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		var all sync.WaitGroup

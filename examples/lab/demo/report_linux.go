@@ -89,13 +89,12 @@ func clientFigures(system, when string, samples []Sample) []figures.Figure {
 
 // proxyFigures are about P1's way through its states, and the clients' to another proxy.
 func (r *run) proxyFigures() []figures.Figure {
-	began := r.floodStart.Add(-time.Second) // the detector's interval may have begun before
 	detect := figures.Times("detect.delay", "ms", phaseFlood, nil)
-	if at, ok := r.board.reached("p1", "defending", began); ok {
+	if at, ok := r.noticed(); ok {
 		detect = figures.Times("detect.delay", "ms", phaseFlood, []time.Duration{max(0, at.Sub(r.floodStart))})
 	}
 	detect = detect.Label("kind", string(r.opts.Kind)).AtMost(3000)
-	_, suspended := r.board.reached("p1", "suspended", began)
+	_, suspended := r.board.reached("p1", r.floodStart, "suspended")
 	return []figures.Figure{
 		detect,
 		r.moveDelay("ms"), r.moveDelay("ms-each"), r.moveDelay("ms-fresh"),
