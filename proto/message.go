@@ -127,19 +127,26 @@ func (m *SessionOK) parse(d *decoder) {
 	m.Credit, m.MaxStreams, m.Grace = d.u32(), d.u32(), d.millis()
 }
 
-// Open asks for a connection to a service on the header's stream.
-type Open struct{ Service string }
+// Open asks for a connection to a service on the header's stream. Credit is the stream's first window
+// towards the agent; 0: as in SESSION.
+type Open struct {
+	Credit  uint32
+	Service string
+}
 
-func (*Open) Type() FrameType                 { return TypeOpen }
-func (m *Open) AppendPayload(b []byte) []byte { return appendText(b, m.Service) }
-func (m *Open) parse(d *decoder)              { m.Service = d.text() }
+func (*Open) Type() FrameType { return TypeOpen }
+func (m *Open) AppendPayload(b []byte) []byte {
+	return appendText(binary.BigEndian.AppendUint32(b, m.Credit), m.Service)
+}
+func (m *Open) parse(d *decoder) { m.Credit, m.Service = d.u32(), d.text() }
 
-// OpenOK says that the origin has accepted.
-type OpenOK struct{}
+// OpenOK says that the origin has accepted. Credit is the stream's first window towards the anchor,
+// which it chooses when it knows its memory; 0: as in SESSION_OK.
+type OpenOK struct{ Credit uint32 }
 
 func (*OpenOK) Type() FrameType                 { return TypeOpenOK }
-func (m *OpenOK) AppendPayload(b []byte) []byte { return b }
-func (m *OpenOK) parse(*decoder)                {}
+func (m *OpenOK) AppendPayload(b []byte) []byte { return binary.BigEndian.AppendUint32(b, m.Credit) }
+func (m *OpenOK) parse(d *decoder)              { m.Credit = d.u32() }
 
 // OpenCode says why an OPEN failed, so that connect() can tell the truth.
 type OpenCode uint8

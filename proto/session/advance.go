@@ -28,7 +28,9 @@ func (s *Session) Advance(now time.Time) (next time.Time) {
 	s.now = now
 	next = s.livenessLocked()
 	for _, st := range s.acks {
-		if !st.ackAt.After(now) {
+		if st.ackAt.IsZero() {
+			continue // went with other frames
+		} else if !st.ackAt.After(now) {
 			s.signal()
 		} else if st.ackAt.Before(next) {
 			next = st.ackAt

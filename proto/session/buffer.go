@@ -2,7 +2,8 @@ package session
 
 import "sync"
 
-const chunkSize = 16 << 10
+// chunkSize is small, because a stream that holds one byte holds a chunk.
+const chunkSize = 4 << 10
 
 var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
 

@@ -40,6 +40,9 @@ func (s *Session) handle(h proto.Header, payload []byte, now time.Time) (accept 
 	default:
 		return nil, fmt.Errorf("frame type %#x in a session: %w", uint8(h.Type), ErrProtocol)
 	}
+	if h.Flags != 0 && (h.Type != proto.TypeAck || h.Flags != flagFin) {
+		return nil, fmt.Errorf("frame type %#x with flags %#x: %w", uint8(h.Type), h.Flags, ErrProtocol)
+	}
 	st := s.streams[h.Stream]
 	if st == nil {
 		if h.Stream == 0 || h.Stream > s.lastID {
@@ -89,10 +92,10 @@ func (s *Session) handleOpenLocked(h proto.Header, payload []byte) (*Stream, err
 	}
 	if h.Stream <= s.lastID { // sent again: its known result, never a second connection
 		if st := s.streams[h.Stream]; st != nil && st.state == open {
-			s.control = s.message(s.control, st.id, &proto.OpenOK{})
+			s.control = s.message(s.control, st.id, &proto.OpenOK{Credit: uint32(st.first)})
 			s.signal()
 		}
-		return nil, nil
+		return nil, s.unreadLocked()
 	}
 	m, err := proto.ParseMessage(h.Type, payload)
 	if err != nil {
@@ -102,12 +105,27 @@ func (s *Session) handleOpenLocked(h proto.Header, payload []byte) (*Stream, err
 	if len(s.streams) >= s.cfg.MaxStreams || !s.mayOpenLocked() {
 		s.control = s.message(s.control, h.Stream, &proto.OpenFail{Code: proto.OpenBusy, Text: "too many connections"})
 		s.signal()
-		return nil, nil
+		return nil, s.unreadLocked()
 	}
-	st := newStream(s, h.Stream)
-	st.service = m.(*proto.Open).Service
-	s.streams[st.id] = st
-	return st, nil
+	open := m.(*proto.Open)
+	st := s.addLocked(h.Stream, open.Service)
+	st.creditLocked(open.Credit)
+	return st, s.unreadLocked()
+}
+
+// unreadLocked refuses a peer that goes on asking and reads no answers: they take memory.
+func (s *Session) unreadLocked() error {
+	if len(s.control) > maxControl {
+		return fmt.Errorf("%d bytes of answers to OPEN unread: %w", len(s.control), ErrProtocol)
+	}
+	return nil
+}
+
+// creditLocked takes the first credit that the peer gives the stream; 0 leaves the session's.
+func (st *Stream) creditLocked(credit uint32) {
+	if credit > 0 {
+		st.sendLimit = uint64(credit)
+	}
 }
 
 // mayOpenLocked is a token bucket over OPENs.
@@ -124,6 +142,9 @@ func (s *Session) mayOpenLocked() bool {
 }
 
 func (st *Stream) handleLocked(h proto.Header, payload []byte) error {
+	if st.state == opening && st.rstQueued {
+		return nil // given up here while the peer still answered; our reset is on its way
+	}
 	switch h.Type {
 	case proto.TypeOpenOK, proto.TypeOpenFail:
 		return st.handleOpenedLocked(h, payload)
@@ -131,6 +152,11 @@ func (st *Stream) handleLocked(h proto.Header, payload []byte) error {
 		return st.handleDataLocked(h.Offset, payload)
 	case proto.TypeAck:
 		return st.handleAckLocked(h, payload)
+	}
+	if len(payload) > 0 {
+		return fmt.Errorf("frame type %#x with %d bytes: %w", uint8(h.Type), len(payload), ErrProtocol)
+	}
+	switch h.Type {
 	case proto.TypeFin:
 		return st.handleFinLocked(h.Offset)
 	case proto.TypeRst:
@@ -156,9 +182,9 @@ func (st *Stream) handleOpenedLocked(h proto.Header, payload []byte) error {
 		st.removeLocked()
 		return nil
 	}
+	st.creditLocked(m.(*proto.OpenOK).Credit)
 	st.state = open
-	close(st.opened)
-	st.queueLocked()
+	st.openedLocked()
 	return nil
 }
 
@@ -204,7 +230,7 @@ func (st *Stream) handleAckLocked(h proto.Header, payload []byte) error {
 		st.finAcked = true
 	}
 	if h.Offset > st.sendAcked {
-		st.send.drop(int(h.Offset - st.sendAcked))
+		st.dropSentLocked(int(h.Offset - st.sendAcked))
 		st.sendAcked = h.Offset
 	}
 	st.sendLimit = max(st.sendLimit, credit)

@@ -12,7 +12,7 @@ func (st *Stream) queueLocked() {
 		return
 	}
 	st.queued = true
-	st.s.queue = append(st.s.queue, st)
+	st.s.queue.push(st)
 	st.s.signal()
 }
 
@@ -33,33 +33,33 @@ func (st *Stream) sendableLocked() bool {
 // wantAckLocked decides when what was received is acknowledged: at once if it is much, or the window
 // nearly closed, or the stream's end; else after 25 ms, so that one ACK serves many frames.
 func (st *Stream) wantAckLocked(now bool) {
-	if st.state != open || st.err != nil && !st.rstQueued {
+	if st.state != open {
 		return
+	}
+	if !st.inAcks {
+		st.inAcks = true
+		st.s.acks = append(st.s.acks, st)
 	}
 	step := min(ackBytes, st.window/4)
 	if now || st.recvNext-st.ackedNext >= step || st.recvLimit-st.ackedLimit >= step {
-		if st.ackAt.IsZero() {
-			st.s.acks = append(st.s.acks, st)
-		}
 		st.ackAt = st.s.now
 		st.s.signal()
 		return
 	}
 	if st.ackAt.IsZero() {
 		st.ackAt = st.s.now.Add(ackDelay)
-		st.s.acks = append(st.s.acks, st)
 		st.s.signal() // the pump learns of the new time to wake
 	}
 }
 
 // grantLocked gives new credit for what was read, and a larger window to a reader that keeps up.
 func (st *Stream) grantLocked() {
-	if st.finAt >= 0 {
+	if st.finAt >= 0 || st.state != open {
 		return // nothing more will come
 	}
 	s := st.s
 	if grow := min(st.window, uint64(s.cfg.MaxWindow)-min(st.window, uint64(s.cfg.MaxWindow))); grow > 0 &&
-		st.recvRead-st.grownAt >= st.window/2 && st.recv.n <= int(st.window/8) && s.grown+int(grow) <= s.cfg.MaxSession {
+		st.recvRead-st.grownAt >= st.window/2 && st.recv.n <= int(st.window/8) && s.grown+int(grow) <= s.cfg.MaxSession/2 {
 		s.grown += int(grow)
 		st.window += grow
 		st.grownAt = st.recvRead
@@ -83,23 +83,48 @@ func (s *Session) Next(dst []byte) []byte {
 	}
 	start := len(dst)
 	dst = s.nextControlLocked(dst)
-	for len(s.queue) > 0 && cap(dst)-len(dst) >= proto.HeaderLen+minData {
-		st := s.queue[0]
-		s.queue[0] = nil
-		if s.queue = s.queue[1:]; len(s.queue) == 0 {
-			s.queue = nil
-		}
+	for s.queue.len() > 0 && cap(dst)-len(dst) >= proto.HeaderLen+minData {
+		st := s.queue.pop()
 		st.queued = false
+		if !st.ackAt.IsZero() { // the record goes anyway: one less later
+			dst = st.ackLocked(dst)
+		}
 		dst = st.nextLocked(dst)
 		st.queueLocked()
 	}
 	if len(dst) > start && s.active.IsZero() {
 		s.active = s.now
 	}
-	if len(s.queue) > 0 || len(s.control) > 0 {
+	if s.queue.len() > 0 || len(s.control) > 0 {
 		s.signal()
 	}
 	return dst
+}
+
+// fifo is a queue of streams that keeps its memory.
+type fifo struct {
+	streams []*Stream
+	head    int
+}
+
+func (q *fifo) len() int { return len(q.streams) - q.head }
+
+func (q *fifo) push(st *Stream) {
+	if len(q.streams) == cap(q.streams) && q.head > len(q.streams)/2 {
+		n := copy(q.streams, q.streams[q.head:])
+		clear(q.streams[n:])
+		q.streams, q.head = q.streams[:n], 0
+	}
+	q.streams = append(q.streams, st)
+}
+
+func (q *fifo) pop() *Stream {
+	st := q.streams[q.head]
+	q.streams[q.head] = nil
+	if q.head++; q.head == len(q.streams) {
+		q.streams, q.head = q.streams[:0], 0
+	}
+	return st
 }
 
 // minData is the least room for which a DATA frame is begun.
@@ -146,17 +171,17 @@ func (s *Session) nextAcksLocked(dst []byte) []byte {
 	rest := s.acks[:0]
 	for _, st := range s.acks {
 		switch {
-		case st.state == over:
+		case st.state == over, st.ackAt.IsZero():
+			st.inAcks = false
 		case st.ackAt.After(s.now) || cap(dst)-len(dst) < proto.HeaderLen+8:
 			rest = append(rest, st)
 		default:
+			st.inAcks = false
 			dst = st.ackLocked(dst)
 		}
 	}
 	clear(s.acks[len(rest):])
-	if s.acks = rest; len(rest) == 0 {
-		s.acks = nil
-	}
+	s.acks = rest
 	return dst
 }
 
@@ -177,7 +202,7 @@ func (st *Stream) ackLocked(dst []byte) []byte {
 
 // nextLocked appends one frame of the stream.
 func (st *Stream) nextLocked(dst []byte) []byte {
-	if !st.sendableLocked() {
+	if st.state == over || !st.sendableLocked() {
 		return dst
 	}
 	left := st.sendEnd() - st.sendNext

@@ -15,9 +15,12 @@ import (
 
 // Sizes and times to start from (PROTOCOL, Timers and sizes).
 const (
-	defaultWindow     = 256 << 10
+	defaultWindow     = 256 << 10 // an agent's: a page loads without waiting for credit
+	serverWindow      = 64 << 10  // an anchor's: most agents send little, and there are many agents
+	tightWindow       = 16 << 10  // first window when the session's share of memory is half used
 	defaultMaxWindow  = 4 << 20
-	defaultMaxSession = 16 << 20
+	defaultMaxSession = 64 << 20 // an agent's
+	serverMaxSession  = 16 << 20 // an anchor's
 	defaultMaxStreams = 4096
 	openRate          = 200 // OPENs a second that one agent may send
 	openBurst         = 2000
@@ -25,6 +28,9 @@ const (
 	ackDelay = 25 * time.Millisecond
 	ackBytes = 64 << 10
 	rstDelay = 5 * time.Second // how long a reset waits for the bytes before it
+
+	maxControl = 1 << 20 // answers to OPENs that the peer leaves unread before it is thrown out
+	maxText    = 200     // of an OPEN_FAIL
 
 	idlePing  = 10 * time.Second
 	minSilent = 750 * time.Millisecond // outstanding data and silence: PING
@@ -55,10 +61,13 @@ func (e *OpenError) Error() string {
 // Config is set once. Windows are in bytes; zero means the default.
 type Config struct {
 	Server     bool
-	Window     int // first window of each stream towards us, as announced in SESSION or SESSION_OK
-	PeerWindow int // first window of each stream towards the peer, as it announced
-	MaxWindow  int // to which a stream's window grows
-	MaxSession int // sum of the windows beyond the first of all streams
+	Window     int // first window of each stream towards us, while memory lasts
+	PeerWindow int // first window towards the peer where its OPEN or OPEN_OK says none
+	MaxWindow  int // to which a stream's window grows; the most a stream keeps for the peer
+	// MaxSession bounds what the peer can make us hold: all windows together (half of it first windows,
+	// half what they grew), and all that is kept until it is acknowledged. Beyond it each stream still
+	// has 16 KiB each way, so a stream that stands still stops no other.
+	MaxSession int
 	MaxStreams int
 	// Accept takes an OPEN (server). It is called without locks and must not block; it, or a goroutine
 	// that it starts, answers with AcceptOK or Fail.
@@ -78,9 +87,12 @@ type Session struct {
 	lastID   uint32 // highest stream id opened
 	now      time.Time
 	control  []byte    // whole frames that need no credit
-	queue    []*Stream // with something to send, each once, in turn
-	acks     []*Stream // with an ACK to send at ackAt
+	queue    fifo      // streams with something to send, each once, in turn
+	acks     []*Stream // with an ACK to send at ackAt, each once
+	granted  int       // sum of the first windows
 	grown    int       // bytes of windows granted beyond the first
+	held     int       // bytes in send buffers
+	starved  []*Stream // whose writers wait for held to fall
 	tokens   float64   // OPENs the peer may send now
 	tokensAt time.Time
 
@@ -102,8 +114,12 @@ func New(cfg Config) *Session {
 			*v = d
 		}
 	}
+	if cfg.Server {
+		def(&cfg.Window, serverWindow)
+		def(&cfg.MaxSession, serverMaxSession)
+	}
 	def(&cfg.Window, defaultWindow)
-	def(&cfg.PeerWindow, defaultWindow)
+	def(&cfg.PeerWindow, serverWindow)
 	def(&cfg.MaxWindow, defaultMaxWindow)
 	def(&cfg.MaxSession, defaultMaxSession)
 	def(&cfg.MaxStreams, defaultMaxStreams)
@@ -116,8 +132,8 @@ func New(cfg Config) *Session {
 	}
 }
 
-// DefaultWindow is the first window that New grants when Config.Window is zero.
-const DefaultWindow = defaultWindow
+// DefaultWindow is what SESSION and SESSION_OK announce. Each OPEN and OPEN_OK says its stream's own.
+const DefaultWindow = serverWindow
 
 // Ready is signalled when Next may have something, and when the session has ended.
 func (s *Session) Ready() <-chan struct{} { return s.ready }
@@ -185,9 +201,9 @@ func (s *Session) closeLocked(err error) {
 	s.err = err
 	for _, st := range s.streams {
 		st.failLocked(errReset)
+		st.removeLocked()
 	}
-	clear(s.streams)
-	s.queue, s.acks, s.control = nil, nil, nil
+	s.queue, s.acks, s.starved, s.resetUntil, s.control = fifo{}, nil, nil, nil, nil
 	close(s.done)
 	s.signal()
 }
@@ -205,10 +221,8 @@ func (s *Session) Open(ctx context.Context, service string) (*Stream, error) {
 		return nil, &OpenError{Code: proto.OpenBusy, Text: "too many streams in this session"}
 	}
 	s.lastID++
-	st := newStream(s, s.lastID)
-	st.service = service
-	s.streams[st.id] = st
-	s.control = s.message(s.control, st.id, &proto.Open{Service: service})
+	st := s.addLocked(s.lastID, service)
+	s.control = s.message(s.control, st.id, &proto.Open{Credit: uint32(st.first), Service: service})
 	s.signal()
 	s.mu.Unlock()
 
@@ -227,6 +241,19 @@ func (s *Session) Open(ctx context.Context, service string) (*Stream, error) {
 		return nil, s.err
 	}
 	return st, nil
+}
+
+// addLocked makes a stream. Its first window is small when the session's share of memory is used.
+func (s *Session) addLocked(id uint32, service string) *Stream {
+	first := s.cfg.Window
+	if s.granted+first > s.cfg.MaxSession/2 {
+		first = min(first, tightWindow)
+	}
+	s.granted += first
+	st := newStream(s, id, first)
+	st.service = service
+	s.streams[id] = st
+	return st
 }
 
 // message appends a message's one frame.

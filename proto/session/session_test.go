@@ -303,6 +303,14 @@ func TestViolations(t *testing.T) {
 		{"data after the end", func(s *Session) error {
 			return errors.Join(frame(proto.Header{Type: proto.TypeFin, Stream: 1})(s), data(0, 1)(s))
 		}, false},
+		{"FIN with bytes", frame(proto.Header{Type: proto.TypeFin, Stream: 1, Length: 1}, 'x'), false},
+		{"an unknown flag", frame(proto.Header{Type: proto.TypeFin, Flags: 0x80, Stream: 1}), false},
+		{"a second end elsewhere", func(s *Session) error {
+			return errors.Join(frame(proto.Header{Type: proto.TypeFin, Stream: 1})(s), frame(proto.Header{Type: proto.TypeFin, Stream: 1, Offset: 1})(s))
+		}, false},
+		{"the same end again", func(s *Session) error {
+			return errors.Join(frame(proto.Header{Type: proto.TypeFin, Stream: 1})(s), frame(proto.Header{Type: proto.TypeFin, Stream: 1})(s))
+		}, true},
 		{"a control frame", frame(proto.Header{Type: proto.TypeMigrate}), false},
 		{"answer to an OPEN from an agent", frame(proto.Header{Type: proto.TypeOpenOK, Stream: 1}), false},
 	} {

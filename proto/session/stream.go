@@ -35,6 +35,8 @@ type Stream struct {
 	opened  chan struct{} // closed when OPEN is answered, or the stream is given up
 	done    chan struct{} // closed when the stream is over
 
+	first int // first window towards us
+
 	// all below guarded by s.mu
 	cond    *sync.Cond
 	state   streamState
@@ -67,16 +69,18 @@ type Stream struct {
 	readClosed bool
 	closed     bool
 
-	queued bool // in s.queue
+	queued  bool // in s.queue
+	inAcks  bool // in s.acks
+	starved bool // in s.starved
 
 	readDeadline, writeDeadline deadline
 }
 
-func newStream(s *Session, id uint32) *Stream {
+func newStream(s *Session, id uint32, first int) *Stream {
 	return &Stream{
 		s: s, id: id, cond: sync.NewCond(&s.mu),
 		opened: make(chan struct{}), done: make(chan struct{}), finAt: -1,
-		window: uint64(s.cfg.Window), recvLimit: uint64(s.cfg.Window), ackedLimit: uint64(s.cfg.Window),
+		first: first, window: uint64(first), recvLimit: uint64(first), ackedLimit: uint64(first),
 		sendLimit: uint64(s.cfg.PeerWindow),
 	}
 }
@@ -100,32 +104,38 @@ func (st *Stream) AcceptOK() {
 	if st.state != opening {
 		return
 	}
+	if st.rstQueued {
+		return // given up before it was answered
+	}
 	st.state = open
-	close(st.opened)
-	st.s.control = st.s.message(st.s.control, st.id, &proto.OpenOK{})
+	st.openedLocked()
+	st.s.control = st.s.message(st.s.control, st.id, &proto.OpenOK{Credit: uint32(st.first)})
 	st.s.signal()
+	st.queueLocked() // what was written before
 }
 
 // Fail answers the OPEN: there is no connection, and why.
 func (st *Stream) Fail(code proto.OpenCode, text string) {
 	st.s.mu.Lock()
 	defer st.s.mu.Unlock()
-	if st.state != opening {
+	if st.state != opening || st.rstQueued {
 		return
 	}
+	text = text[:min(len(text), maxText)]
 	st.s.control = st.s.message(st.s.control, st.id, &proto.OpenFail{Code: code, Text: text})
 	st.s.signal()
 	st.failLocked(errReset)
 	st.removeLocked()
 }
 
-// Read reads received bytes. After the peer's reset it gives what came before, then ECONNRESET.
+// Read reads received bytes. After the peer's reset it gives what came before, then ECONNRESET; io.EOF
+// only after the peer's end and all bytes before it.
 func (st *Stream) Read(p []byte) (int, error) {
 	st.s.mu.Lock()
 	defer st.s.mu.Unlock()
 	for {
 		switch {
-		case st.closed:
+		case st.closed, st.rstQueued:
 			return 0, net.ErrClosed
 		case st.readDeadline.passed:
 			return 0, os.ErrDeadlineExceeded
@@ -138,10 +148,10 @@ func (st *Stream) Read(p []byte) (int, error) {
 			st.grantLocked()
 			st.maybeRemoveLocked()
 			return n, nil
+		case st.finAt >= 0 && st.recvRead == uint64(st.finAt):
+			return 0, io.EOF // the end was whole, whatever became of the session after it
 		case st.err != nil:
 			return 0, st.err
-		case st.finAt >= 0 && st.recvRead == uint64(st.finAt):
-			return 0, io.EOF
 		case len(p) == 0:
 			return 0, nil
 		}
@@ -166,9 +176,9 @@ func (st *Stream) Write(p []byte) (total int, err error) {
 		case len(p) == 0:
 			return total, nil
 		}
-		if room := max(st.sendLimit, st.sendAcked+minSend) - min(st.sendEnd(), max(st.sendLimit, st.sendAcked+minSend)); room > 0 {
-			n := int(min(room, uint64(len(p))))
+		if n := min(st.roomLocked(), len(p)); n > 0 {
 			st.send.write(p[:n])
+			st.s.held += n
 			total += n
 			p = p[n:]
 			st.queueLocked()
@@ -176,6 +186,37 @@ func (st *Stream) Write(p []byte) (total int, err error) {
 		}
 		st.cond.Wait()
 	}
+}
+
+// roomLocked is how much may be written now: within the peer's credit or a small buffer, within what one
+// stream keeps however much credit there is, and within the session's share of memory. Where only the
+// last is in the way, the stream is woken when it falls.
+func (st *Stream) roomLocked() int {
+	s := st.s
+	ahead := max(st.sendLimit, st.sendAcked+minSend) - st.sendAcked
+	room := int(min(ahead, uint64(max(s.cfg.MaxWindow, minSend)))) - st.send.n
+	budget := max(s.cfg.MaxSession-s.held, tightWindow-st.send.n)
+	if room > 0 && budget <= 0 && !st.starved {
+		st.starved = true
+		s.starved = append(s.starved, st)
+	}
+	return max(min(room, budget), 0)
+}
+
+// dropSentLocked forgets the first n bytes of the send buffer.
+func (st *Stream) dropSentLocked(n int) {
+	s := st.s
+	st.send.drop(n)
+	s.held -= n
+	if len(s.starved) == 0 || s.held >= s.cfg.MaxSession {
+		return
+	}
+	for i, w := range s.starved {
+		w.starved = false
+		w.cond.Broadcast()
+		s.starved[i] = nil
+	}
+	s.starved = s.starved[:0]
 }
 
 // CloseWrite ends our direction after what was written; reading goes on.
@@ -264,7 +305,7 @@ func (st *Stream) failLocked(err error) {
 		st.err = err
 	}
 	st.openedLocked()
-	st.send.reset()
+	st.dropSentLocked(st.send.n)
 	st.cond.Broadcast()
 }
 
@@ -280,7 +321,8 @@ func (st *Stream) removeLocked() {
 		return
 	}
 	st.state = over
-	st.s.grown -= int(st.window) - st.s.cfg.Window
+	st.s.granted -= st.first
+	st.s.grown -= int(st.window) - st.first
 	delete(st.s.streams, st.id)
 	close(st.done)
 }
