@@ -30,6 +30,7 @@ type Agent struct {
 	events           events
 	moved, transfers atomic.Uint64
 	wg               sync.WaitGroup // of spawn
+	dialers          dialers
 
 	mu        sync.Mutex
 	runCtx    context.Context // nil before Run and after its goroutines were told to end

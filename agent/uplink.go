@@ -34,7 +34,7 @@ type uplink struct {
 // for, then the control link to the same proxy.
 func (a *Agent) join(ctx context.Context, cands []candidate) (*uplink, error) {
 	e := a.enrolled()
-	d := a.dialer(a.creds(e), 0)
+	d := a.edgeDialer(e, 0)
 	data, err := a.race(ctx, d, cands)
 	if err != nil {
 		return nil, err

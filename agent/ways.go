@@ -2,10 +2,12 @@ package agent
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"migrationsensor/agent/connhandler"
@@ -89,10 +91,10 @@ func (w ways) Each(ctx context.Context, dst netip.AddrPort) (connhandler.Session
 	if !ok {
 		return nil, connhandler.ErrNobody
 	}
-	d, err := w.probe(ctx, w.dialer(w.creds(e), w.cfg.ProbeWait), first)
+	d, err := w.probe(ctx, w.edgeDialer(e, w.cfg.ProbeWait), first)
 	if err != nil && ctx.Err() == nil && noAnswer(err) {
 		if c, ok := w.toldEdge(e, first.Node); ok {
-			d, err = w.probe(ctx, w.dialer(w.creds(e), w.cfg.ProbeWait), c)
+			d, err = w.probe(ctx, w.edgeDialer(e, w.cfg.ProbeWait), c)
 		}
 	}
 	if err != nil {
@@ -177,6 +179,24 @@ func (a *Agent) srtt() time.Duration {
 	return 0
 }
 
-func (a *Agent) creds(e *enrolment) link.Credentials {
-	return link.Credentials{CA: e.ca, Cert: e.cert, Fleet: e.id.Fleet}
+// dialers are kept, because they remember how far the clock is off and whether the network eats keyed SYNs.
+type dialers struct {
+	mu   sync.Mutex
+	leaf *x509.Certificate
+	by   map[time.Duration]*link.Dialer // by wait
+}
+
+// edgeDialer is the dialer for links to edges; wait as for dialer.
+func (a *Agent) edgeDialer(e *enrolment, wait time.Duration) *link.Dialer {
+	a.dialers.mu.Lock()
+	defer a.dialers.mu.Unlock()
+	if a.dialers.leaf != e.cert.Leaf { // renewed
+		a.dialers.leaf, a.dialers.by = e.cert.Leaf, make(map[time.Duration]*link.Dialer)
+	}
+	d := a.dialers.by[wait]
+	if d == nil {
+		d = a.dialer(link.Credentials{CA: e.ca, Cert: e.cert, Fleet: e.id.Fleet}, wait)
+		a.dialers.by[wait] = d
+	}
+	return d
 }

@@ -27,6 +27,7 @@ func inheritedReady() io.WriteCloser {
 		return nil
 	}
 	os.Unsetenv(readyEnv) // not for children of ours
+	closeOnExec(3)
 	return os.NewFile(3, "ready")
 }
 

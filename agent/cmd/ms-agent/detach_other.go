@@ -13,3 +13,5 @@ func canDetach() error {
 }
 
 func ownSession(*exec.Cmd) {}
+
+func closeOnExec(int) {}

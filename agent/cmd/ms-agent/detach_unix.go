@@ -11,3 +11,5 @@ func canDetach() error { return nil }
 
 // ownSession keeps the terminal's signals away from the child.
 func ownSession(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} }
+
+func closeOnExec(fd int) { syscall.CloseOnExec(fd) }
