@@ -73,16 +73,14 @@ func (e *edge) allCounts() map[string]uint64 {
 	a := e.acceptor.Stats()
 	s := e.anchor.Stats()
 	p := e.packets.Stats()
-	for name, n := range map[string]uint64{
+	maps.Copy(out, map[string]uint64{
 		"userinfo": i.UserInfo, "userinfo_ok": i.UserInfoOK, "migrate": i.Migrate, "migrated": i.MigrateOK,
 		"transfer": i.Transfer, "ratify": i.Ratify, "ratified": i.RatifyOK, "busy": i.Busy,
 		"links": a.Accepted, "links_silenced": a.Short + a.BadMagic + a.BadKey + a.BadTag + a.BadMAC + a.BadKind + a.Replayed,
 		"links_sealed": a.Sealed, "tls_failed": a.TLSFailed, "enrol": a.Enrol,
 		"streams_opened": s.Opened, "streams_refused": s.Refused, "streams_timed_out": s.TimedOut, "streams_denied": s.Denied,
 		"plain_accepted": p.Accepted, "plain_refused": p.Refused, "plain_suspended": p.Suspended,
-	} {
-		out[name] = n
-	}
+	})
 	if e.firewall != nil {
 		if f, err := e.firewall.Stats(); err == nil {
 			out["dropped"] = f.Dropped
