@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	connectLimit = 5 * time.Second
-	fetchLimit   = 20 * time.Second
+	connectLimit = 3 * time.Second // two repetitions of a SYN
+	fetchLimit   = 15 * time.Second
 )
 
 // fetcher fetches the file by an unmodified application: curl, or ms-lab's own client where there

@@ -29,7 +29,7 @@ func rawFetch(ctx context.Context, at netip.AddrPort, path string, body func([]b
 	defer unix.Close(fd)
 	t.connect = time.Since(begin)
 	request := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", path, at)
-	if _, err := unix.Write(fd, []byte(request)); err != nil {
+	if _, err := again(func() (int, error) { return unix.Write(fd, []byte(request)) }); err != nil {
 		return t, fmt.Errorf("send the request: %w", err)
 	}
 	t.status, err = readReply(fd, body)
@@ -57,11 +57,46 @@ func dialRaw(ctx context.Context, at netip.AddrPort) (fd int, err error) {
 			return -1, err
 		}
 	}
-	if err := unix.Connect(fd, sa); err != nil {
+	if err := connect(fd, sa, limit); err != nil {
 		unix.Close(fd)
 		return -1, fmt.Errorf("connect to %s: %w", at, err)
 	}
 	return fd, nil
+}
+
+// again repeats a call that one of Go's own signals interrupted: calls with a time limit are not
+// restarted by the kernel.
+func again(call func() (int, error)) (n int, err error) {
+	for {
+		if n, err = call(); err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+// connect connects; interrupted, it goes on in the kernel and is only waited for again.
+func connect(fd int, sa unix.Sockaddr, limit time.Duration) error {
+	err := unix.Connect(fd, sa)
+	if err != unix.EINTR {
+		return err
+	}
+	deadline := time.Now().Add(min(limit, connectLimit))
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	n, err := again(func() (int, error) {
+		ts := unix.NsecToTimespec(int64(max(0, time.Until(deadline))))
+		return unix.Ppoll(poll, &ts, nil)
+	})
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return unix.ETIMEDOUT
+	}
+	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err == nil && code != 0 {
+		err = unix.Errno(code)
+	}
+	return err
 }
 
 // readReply reads an HTTP reply with a Content-Length and hands its body on.
@@ -72,7 +107,7 @@ func readReply(fd int, body func([]byte) error) (status int, err error) {
 		if have == len(buf) {
 			return 0, fmt.Errorf("the head of the reply is longer than %d bytes", len(buf))
 		}
-		n, err := unix.Read(fd, buf[have:])
+		n, err := again(func() (int, error) { return unix.Read(fd, buf[have:]) })
 		if n <= 0 || err != nil {
 			return 0, fmt.Errorf("the reply ended in its head: %w", orEOF(err))
 		}
@@ -88,7 +123,7 @@ func readReply(fd int, body func([]byte) error) (status int, err error) {
 		if left -= len(chunk); left <= 0 {
 			return status, nil
 		}
-		n, err := unix.Read(fd, buf)
+		n, err := again(func() (int, error) { return unix.Read(fd, buf) })
 		if n <= 0 || err != nil {
 			return status, fmt.Errorf("%d bytes are missing: %w", left, orEOF(err))
 		}
