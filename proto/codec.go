@@ -11,7 +11,8 @@ import (
 // ErrMessage is a message that does not follow its layout.
 var ErrMessage = errors.New("malformed message")
 
-// decoder reads big-endian fields; after the first error everything it reads is zero.
+// decoder reads big-endian fields; after the first error everything it reads is zero. A value has one
+// encoding only: what a decoder accepts is appended again as the same bytes.
 type decoder struct {
 	b   []byte
 	err error
@@ -110,6 +111,9 @@ func (d *decoder) addrPort() netip.AddrPort {
 	a := d.addr()
 	p := d.u16()
 	if !a.IsValid() {
+		if p != 0 {
+			d.err = ErrMessage // a port of nowhere
+		}
 		return netip.AddrPort{}
 	}
 	return netip.AddrPortFrom(a, p)
@@ -182,6 +186,9 @@ func appendAddr(dst []byte, a netip.Addr) []byte {
 }
 
 func appendAddrPort(dst []byte, a netip.AddrPort) []byte {
+	if !a.Addr().IsValid() || a.Addr() == netip.IPv6Unspecified() {
+		return append(dst, make([]byte, 18)...)
+	}
 	return binary.BigEndian.AppendUint16(appendAddr(dst, a.Addr()), a.Port())
 }
 
@@ -194,11 +201,11 @@ func appendAdmission(dst []byte, a Admission) []byte {
 func appendTarget(dst []byte, t Target) []byte {
 	var a4 [4]byte
 	var a6 [16]byte
-	if t.Addr4.Is4() {
-		a4 = t.Addr4.As4()
+	if a := t.Addr4.Unmap(); a.Is4() {
+		a4 = a.As4()
 	}
-	if t.Addr6.Is6() {
-		a6 = t.Addr6.As16()
+	if a := t.Addr6; a.Is6() && !a.Is4In6() {
+		a6 = a.As16()
 	}
 	dst = append(dst, a4[:]...)
 	dst = append(dst, a6[:]...)

@@ -1,6 +1,7 @@
 package proto
 
 import (
+	"crypto/ed25519"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -82,10 +83,28 @@ func IdentityOf(cert *x509.Certificate) (Identity, error) {
 			return Identity{}, err
 		}
 	}
-	if len(id.Roles) == 0 || id.Has(RoleAgent) && len(id.Roles) > 1 {
-		return Identity{}, fmt.Errorf("roles %v: %w", id.Roles, ErrIdentity)
+	if err := id.check(cert.PublicKey); err != nil {
+		return Identity{}, err
 	}
 	return id, nil
+}
+
+// check holds what joins the names: an agent is nothing else, and has the id of its key.
+func (i *Identity) check(key any) error {
+	if len(i.Roles) == 0 || i.Has(RoleAgent) && len(i.Roles) > 1 {
+		return fmt.Errorf("roles %v: %w", i.Roles, ErrIdentity)
+	}
+	if !i.Has(RoleAgent) {
+		if i.Node.IsZero() {
+			return fmt.Errorf("node id of zeros: %w", ErrIdentity)
+		}
+		return nil
+	}
+	pub, ok := key.(ed25519.PublicKey)
+	if !ok || AgentIDOf(pub) != i.Agent || i.Hidden {
+		return fmt.Errorf("agent id is not that of the key: %w", ErrIdentity)
+	}
+	return nil
 }
 
 func (i *Identity) read(u *url.URL) error {
@@ -94,7 +113,11 @@ func (i *Identity) read(u *url.URL) error {
 		return fmt.Errorf("name %q: %w", u, ErrIdentity)
 	}
 	i.Fleet = u.Host
-	switch r := Role(kind); r {
+	r := Role(kind)
+	if i.Has(r) {
+		return fmt.Errorf("role %s twice: %w", r, ErrIdentity)
+	}
+	switch r {
 	case RoleAgent:
 		i.Roles = append(i.Roles, r)
 		return i.Agent.UnmarshalText([]byte(name))
@@ -109,11 +132,11 @@ func (i *Identity) read(u *url.URL) error {
 		i.Roles, i.Node = append(i.Roles, r), n
 		return nil
 	}
-	switch kind {
-	case pathGroup:
+	switch {
+	case kind == pathGroup && name != "":
 		i.Groups = append(i.Groups, name)
-	case pathKind:
-		i.Hidden = name == kindHid
+	case kind == pathKind && name == kindHid:
+		i.Hidden = true
 	default:
 		return fmt.Errorf("name %q: %w", u, ErrIdentity)
 	}
@@ -124,7 +147,7 @@ func (i *Identity) read(u *url.URL) error {
 // returns who it is. It stands in the place of the checks by host name that crypto/tls does, since
 // links carry no name. The caller still compares id and role with what it expects.
 func VerifyPeer(raw [][]byte, ca *x509.Certificate, now time.Time, usage x509.ExtKeyUsage) (Identity, error) {
-	if len(raw) == 0 || len(raw) > maxChain {
+	if len(raw) == 0 || len(raw) > maxChain || ca == nil {
 		return Identity{}, fmt.Errorf("%d certificates: %w", len(raw), ErrIdentity)
 	}
 	var certs []*x509.Certificate

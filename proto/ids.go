@@ -51,10 +51,12 @@ func (id AgentID) IsZero() bool { return id == AgentID{} }
 func (id NodeID) MarshalText() ([]byte, error)    { return []byte(id.String()), nil }
 func (id AgentID) MarshalText() ([]byte, error)   { return []byte(id.String()), nil }
 func (id SessionID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+func (n Nonce) MarshalText() ([]byte, error)      { return []byte(n.String()), nil }
 
 func (id *NodeID) UnmarshalText(b []byte) error    { return unhex(id[:], b) }
 func (id *AgentID) UnmarshalText(b []byte) error   { return unhex(id[:], b) }
 func (id *SessionID) UnmarshalText(b []byte) error { return unhex(id[:], b) }
+func (n *Nonce) UnmarshalText(b []byte) error      { return unhex(n[:], b) }
 
 // unhex fills dst from exactly as many hex digits.
 func unhex(dst, text []byte) error {

@@ -4,12 +4,12 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
-	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"sync"
 	"sync/atomic"
@@ -35,14 +35,19 @@ type Admission struct {
 	Handle [16]byte // stands for the agent's id on the wire, another at each edge and generation
 }
 
-// String hides the keys: an Admission must not reach a log.
+// Keys show their kind only, in whatever they are printed or logged.
+
 func (Admission) String() string { return "admission(secret)" }
+func (Secret) String() string    { return "secret" }
+func (FleetKey) String() string  { return "fleet key" }
 
-// String hides the secret.
-func (Secret) String() string { return "secret" }
+func (a Admission) GoString() string { return a.String() }
+func (s Secret) GoString() string    { return s.String() }
+func (k FleetKey) GoString() string  { return k.String() }
 
-// String hides the key.
-func (FleetKey) String() string { return "fleet key" }
+func (a Admission) LogValue() slog.Value { return slog.StringValue(a.String()) }
+func (s Secret) LogValue() slog.Value    { return slog.StringValue(s.String()) }
+func (k FleetKey) LogValue() slog.Value  { return slog.StringValue(k.String()) }
 
 func derive(secret []byte, info string, n int) []byte {
 	out, err := hkdf.Key(sha256.New, secret, nil, info, n)
@@ -66,13 +71,17 @@ func (s Secret) Handover(neighbour NodeID) (h Secret) {
 
 // masters are the parts of a secret from which every agent's keys come.
 type masters struct {
-	secret Secret
+	prk    [32]byte     // HKDF-Extract of the secret
 	sip    [16]byte     // master of tag keys
 	handle cipher.Block // AES-128: handle ↔ agent id
 }
 
 func newMasters(s Secret) *masters {
-	m := &masters{secret: s}
+	prk, err := hkdf.Extract(sha256.New, s[:], nil)
+	if err != nil {
+		panic(fmt.Sprintf("BUG: hkdf: %v", err)) // only for hashes that are not approved
+	}
+	m := &masters{prk: [32]byte(prk)}
 	copy(m.sip[:], derive(s[:], "ms tag", 16))
 	block, err := aes.NewCipher(derive(s[:], "ms handle", 16))
 	if err != nil {
@@ -92,9 +101,37 @@ func (m *masters) tagKey(handle *[16]byte) (k0, k1 uint64) {
 	return k0, siphash.Hash(m0, m1, b[:])
 }
 
-func (m *masters) k(id AgentID) (k [32]byte) {
-	copy(k[:], derive(m.secret[:], "ms admission "+string(id[:]), len(k)))
-	return k
+const labelAdmission = "ms admission "
+
+// k is derive(secret, label and agent id): the last step of HKDF (one block of Expand) written out,
+// because it runs for every preamble whose tag is right, and must not allocate before the MAC is.
+func (m *masters) k(id AgentID) [32]byte {
+	var info [len(labelAdmission) + len(id) + 1]byte
+	copy(info[copy(info[:], labelAdmission):], id[:])
+	info[len(info)-1] = 1
+	return shortHMAC(&m.prk, info[:])
+}
+
+const shortMax = 128
+
+// shortHMAC is HMAC-SHA256 (RFC 2104) of at most shortMax bytes, on the stack.
+func shortHMAC(key *[32]byte, msg []byte) [32]byte {
+	var inner [sha256.BlockSize + shortMax]byte
+	var outer [sha256.BlockSize + sha256.Size]byte
+	for i := range sha256.BlockSize {
+		var k byte
+		if i < len(key) {
+			k = key[i]
+		}
+		inner[i], outer[i] = k^0x36, k^0x5c
+	}
+	n := copy(inner[sha256.BlockSize:], msg)
+	if n < len(msg) {
+		panic(fmt.Sprintf("BUG: HMAC of %d bytes", len(msg)))
+	}
+	sum := sha256.Sum256(inner[:sha256.BlockSize+n])
+	copy(outer[sha256.BlockSize:], sum[:])
+	return sha256.Sum256(outer[:])
 }
 
 func (m *masters) admission(id AgentID) (a Admission) {
@@ -168,35 +205,43 @@ func (r *Keyring) find(b []byte) (*masters, error) {
 		return nil, ErrKey
 	}
 	k0, k1 := m.tagKey((*[16]byte)(b[8:24]))
-	if siphash.Hash(k0, k1, b[:tagAt]) != binary.BigEndian.Uint64(b[tagAt:]) {
+	var want [8]byte
+	binary.BigEndian.PutUint64(want[:], siphash.Hash(k0, k1, b[:tagAt]))
+	if subtle.ConstantTimeCompare(want[:], b[tagAt:macAt]) != 1 {
 		return nil, ErrTag
 	}
 	return m, nil
 }
 
 // CheckTag reports whether b begins with a preamble whose tag is right. It is the first, cheapest
-// check and allocates nothing. The comparison may leak time: the tag only sorts packets; the MAC admits.
+// check and allocates nothing. The tag only sorts packets; the MAC admits.
 func (r *Keyring) CheckTag(b []byte) bool {
 	_, err := r.find(b)
 	return err == nil
 }
 
+// agentIDs lends Verify the memory that the block cipher writes to, which would else be allocated for
+// each preamble.
+var agentIDs = sync.Pool{New: func() any { return new(AgentID) }}
+
 // Verify checks a preamble in full: magic, tag, MAC, version, time. self is the edge's own id, over
-// which the MAC runs. Nothing is allocated before the tag is right.
+// which the MAC runs. Nothing is allocated before the MAC is right.
 func (r *Keyring) Verify(b []byte, self NodeID, now time.Time) (Verified, error) {
 	m, err := r.find(b)
 	if err != nil {
 		return Verified{}, err
 	}
 	b = b[:PreambleLen]
-	var v Verified
-	v.parse(b)
-	m.handle.Decrypt(v.Agent[:], b[8:24])
-	k := m.k(v.Agent)
+	scratch := agentIDs.Get().(*AgentID)
+	m.handle.Decrypt(scratch[:], b[8:24])
+	agent := *scratch
+	agentIDs.Put(scratch)
+	k := m.k(agent)
 	if want := mac(&k, b[:macAt], self); subtle.ConstantTimeCompare(want[:], b[macAt:]) != 1 {
 		return Verified{}, ErrMAC
 	}
-	v.Keys = m.admission(v.Agent)
+	v := Verified{Agent: agent, Keys: m.admission(agent)}
+	v.parse(b)
 	if b[4] != Version {
 		return v, ErrVersion
 	}
@@ -208,10 +253,10 @@ func (r *Keyring) Verify(b []byte, self NodeID, now time.Time) (Verified, error)
 
 // mac is HMAC-SHA256/128 under K over the preamble before it and the edge's node id (not its address:
 // behind 1:1 NAT it does not know it).
-func mac(k *[32]byte, b []byte, edge NodeID) (out [16]byte) {
-	h := hmac.New(sha256.New, k[:])
-	h.Write(b)
-	h.Write(edge[:])
-	copy(out[:], h.Sum(nil))
-	return out
+func mac(k *[32]byte, b []byte, edge NodeID) [16]byte {
+	var msg [macAt + len(edge)]byte
+	copy(msg[:macAt], b)
+	copy(msg[macAt:], edge[:])
+	sum := shortHMAC(k, msg[:])
+	return [16]byte(sum[:16])
 }

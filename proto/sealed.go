@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -142,8 +143,11 @@ func (r Reply) put(b []byte) {
 	}
 	binary.BigEndian.PutUint64(b[6:], r.Round)
 	copy(b[14:32], appendAddrPort(nil, r.Client))
+	if r.Kind != ReplyTransfer {
+		return
+	}
 	at := b[32:32]
-	for _, t := range r.Targets[:min(len(r.Targets), MaxTargets)] {
+	for _, t := range r.Targets[:b[1]] {
 		at = appendTarget(at, t)
 	}
 }
@@ -171,6 +175,9 @@ func parseReply(b []byte) (Reply, error) {
 		r.Code = count
 	default:
 		return Reply{}, fmt.Errorf("kind %d: %w", r.Kind, ErrReply)
+	}
+	if r.Kind != ReplyReject && !r.ServerTime.IsZero() || slices.ContainsFunc(d.b, func(b byte) bool { return b != 0 }) {
+		return Reply{}, fmt.Errorf("something where nothing belongs: %w", ErrReply)
 	}
 	if d.err != nil {
 		return Reply{}, fmt.Errorf("%w: %w", ErrReply, d.err)

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"time"
@@ -49,7 +50,10 @@ func CAHash(ca *x509.Certificate) [32]byte { return sha256.Sum256(ca.Raw) }
 
 var tokenEncoding = base64.RawURLEncoding
 
-// String returns the token in the form that ParseToken reads.
+// LogValue keeps the token, which is a secret, out of logs.
+func (t Token) LogValue() slog.Value { return slog.StringValue("join token " + t.ID.String()) }
+
+// String returns the token in the form that ParseToken reads: the secret itself.
 func (t Token) String() string {
 	b := []byte{tokenVersion}
 	b = append(b, t.ID[:]...)
