@@ -42,7 +42,7 @@ func (r *run) conclude(out io.Writer, played error) error {
 	}
 	if r.clients != nil {
 		fmt.Fprintln(out)
-		if err := file.Table(out); err != nil {
+		if err := table(out, file, r.board.clients); err != nil {
 			return errors.Join(played, err)
 		}
 	}

@@ -99,7 +99,9 @@ func (r *run) proxyFigures() []figures.Figure {
 		detect,
 		r.moveDelay("ms"), r.moveDelay("ms-each"), r.moveDelay("ms-fresh"),
 		flag("p1.suspended", suspended), flag("p1.back", r.back),
-		r.transfers("ms-fresh"), r.transfers("ms-each"),
+		r.count("moves", "ms", func(c *clientView) uint64 { return c.Moves }).AtLeast(1),
+		r.count("transfers", "ms-fresh", func(c *clientView) uint64 { return c.Transfers }).AtLeast(1),
+		r.count("transfers", "ms-each", func(c *clientView) uint64 { return c.Transfers }),
 	}
 }
 
@@ -135,19 +137,15 @@ func (r *run) moveDelay(system string) figures.Figure {
 	return f.AtMost(float64(r.opts.Flood / time.Millisecond))
 }
 
-// transfers is how often an agent was sent on by a TRANSFER.
-func (r *run) transfers(system string) figures.Figure {
+// count is how often an agent was moved (MIGRATE) or sent on (TRANSFER).
+func (r *run) count(id, system string, of func(*clientView) uint64) figures.Figure {
 	n := 0
 	if c := r.clients[system]; c != nil {
 		r.board.mu.Lock()
-		n = int(c.view.Transfers)
+		n = int(of(c.view))
 		r.board.mu.Unlock()
 	}
-	f := figures.Count("transfers", system, phaseFlood, n, 1)
-	if system == "ms-fresh" {
-		return f.AtLeast(1)
-	}
-	return f
+	return figures.Count(id, system, phaseFlood, n, 1)
 }
 
 // summary is the last word.

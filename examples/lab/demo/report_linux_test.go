@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"strings"
 	"testing"
 	"time"
 )
@@ -12,7 +13,7 @@ func goodRun() *run {
 	start := time.Now()
 	r := &run{opts: &Options{Kind: "syn", RTT: 15 * time.Millisecond, Flood: 10 * time.Second}, board: b, floodStart: start, back: true, clients: map[string]*client{}}
 	for i, system := range []string{"ms", "ms-each", "ms-fresh", "plain"} {
-		v := &clientView{Name: system, System: system, Transfers: 1}
+		v := &clientView{Name: system, System: system, Transfers: 1, Moves: 1}
 		b.clients = append(b.clients, v)
 		r.clients[system] = &client{view: v}
 		for _, when := range measured {
@@ -46,6 +47,7 @@ func TestVerdictOfTheDemo(t *testing.T) {
 		"P1 was never suspended":          func(r *run) { r.board.states["p1"] = r.board.states["p1"][:2] },
 		"P1 did not come back":            func(r *run) { r.back = false },
 		"an agent stayed on P1":           func(r *run) { r.board.edgesAt["ms"] = r.board.edgesAt["ms"][:1] },
+		"no MIGRATE moved the warm agent": func(r *run) { r.clients["ms"].view.Moves = 0 },
 		"the fresh agent got no TRANSFER": func(r *run) { r.clients["ms-fresh"].view.Transfers = 0 },
 	} {
 		t.Run(rule, func(t *testing.T) {
@@ -65,5 +67,23 @@ func TestPlainClientDoesNotDecide(t *testing.T) {
 	}
 	if f := r.report(); !f.Decide(true) {
 		t.Errorf("%s: PASS must not depend on the plain client", summary(f, nil))
+	}
+}
+
+func TestTableHasALineForEachClientAndPhase(t *testing.T) {
+	r := goodRun()
+	f := r.report()
+	f.Decide(true)
+	var out strings.Builder
+	if err := table(&out, f, r.board.clients); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range r.board.clients {
+		if n := strings.Count(out.String(), "\n"+c.Name+" "); n != len(measured) {
+			t.Errorf("%d lines for %s, want %d:\n%s", n, c.Name, len(measured), out.String())
+		}
+	}
+	if !strings.Contains(out.String(), "standby.replies") || strings.Count(out.String(), "✗") != 0 {
+		t.Errorf("what had to hold is not there, or not met:\n%s", out.String())
 	}
 }

@@ -221,7 +221,7 @@ func round(x float64) float64 { return math.Round(x*1000) / 1000 }
 func (f *File) Table(w io.Writer) error {
 	_, err := fmt.Fprintf(w, "%-22s %-8s %-7s %7s %10s %10s %10s  %s\n", "figure", "system", "when", "n", "value", "p95", "max", "goal")
 	for _, x := range f.Figures {
-		_, lineErr := fmt.Fprintln(w, x.line())
+		_, lineErr := fmt.Fprintln(w, x.Line())
 		if err == nil {
 			err = lineErr
 		}
@@ -229,19 +229,17 @@ func (f *File) Table(w io.Writer) error {
 	return err
 }
 
-func (f Figure) line() string {
+// Line is the figure as a line of Table.
+func (f Figure) Line() string {
 	s := fmt.Sprintf("%-22s %-8s %-7s", f.name(), f.System, f.When)
 	if f.Skipped != "" {
 		return s + "  not run: " + f.Skipped
 	}
-	value, p95, most := "none", "", ""
-	if f.Value != nil {
-		value = f.number(*f.Value)
-	}
+	most := ""
 	if f.Spread != nil {
-		p95, most = f.number(f.P95), f.number(f.Max)
+		most = f.number(f.Max)
 	}
-	s += fmt.Sprintf(" %7d %10s %10s %10s", f.N, value, p95, most)
+	s += fmt.Sprintf(" %7d %10s %10s %10s", f.N, f.Text(), f.P95Text(), most)
 	if f.Baseline != nil {
 		s += fmt.Sprintf("  %.3f of %s", f.Baseline.Ratio, f.Baseline.System)
 	}
@@ -249,6 +247,22 @@ func (f Figure) line() string {
 		s += "  " + f.Goal + map[bool]string{true: " ✓", false: " ✗"}[*f.Meets]
 	}
 	return strings.TrimRight(s, " ")
+}
+
+// Text is the value with its unit, or "none".
+func (f Figure) Text() string {
+	if f.Value == nil {
+		return "none"
+	}
+	return f.number(*f.Value)
+}
+
+// P95Text is the 95th percentile with its unit, or nothing.
+func (f Figure) P95Text() string {
+	if f.Spread == nil {
+		return ""
+	}
+	return f.number(f.P95)
 }
 
 func (f Figure) name() string {
