@@ -176,7 +176,7 @@ func TestInterfaceGoesAndComesBack(t *testing.T) {
 	}
 
 	b.outside.do(func() { addVeth(t, ifname, b.edge) })
-	b.frames.from, b.frames.to = b.outside.up(t, ifname), b.edge.up(t, ifname)
+	b.frames.from, b.frames.to = plug(t, ifname, b.outside, b.edge)
 	if n, err := b.read(c); err != nil || n != at {
 		t.Fatalf("interface back: got %v, %v, want %v", n, err, at)
 	}

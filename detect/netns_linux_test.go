@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/vishvananda/netlink"
@@ -61,7 +62,39 @@ func veth(t *testing.T, name string) (a, b *space, hwA, hwB net.HardwareAddr) {
 	t.Helper()
 	a, b = newSpace(t), newSpace(t)
 	a.do(func() { addVeth(t, name, b) })
-	return a, b, a.up(t, name), b.up(t, name)
+	hwA, hwB = plug(t, name, a, b)
+	return a, b, hwA, hwB
+}
+
+// plug returns when packets pass.
+func plug(t *testing.T, name string, a, b *space) (hwA, hwB net.HardwareAddr) {
+	t.Helper()
+	hwA, hwB = a.up(t, name), b.up(t, name)
+	a.waitUp(t, name)
+	b.waitUp(t, name)
+	return hwA, hwB
+}
+
+func (s *space) waitUp(t *testing.T, name string) {
+	t.Helper()
+	s.do(func() {
+		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
+			l, err := netlink.LinkByName(name)
+			if err == nil && l.Attrs().OperState == netlink.OperUp {
+				// The queue is opened just after this state is shown, under the lock
+				// that this call needs too.
+				err = netlink.LinkSetUp(l)
+				if err == nil {
+					return
+				}
+			}
+			if err != nil {
+				t.Errorf("wait for %s: %v", name, err)
+				return
+			}
+		}
+		t.Errorf("%s is still down after 5 s", name)
+	})
 }
 
 // addVeth is called inside do.

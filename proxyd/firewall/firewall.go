@@ -290,7 +290,15 @@ func (f *Firewall) Update(cfg Config) error {
 	return f.replaceLocked(p)
 }
 
-// Reapply puts everything in place again, for when an interface went and came back.
+// guards says whether an interface is one of ours.
+func (f *Firewall) guards(ifname string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Contains(f.plan.cfg.Interfaces, ifname)
+}
+
+// Reapply puts everything in place again, for when an interface went and came back. Watch does it
+// by itself.
 func (f *Firewall) Reapply() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

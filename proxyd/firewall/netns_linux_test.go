@@ -127,7 +127,9 @@ func (s *space) waitUp(name string) {
 				return err
 			}
 			if l.Attrs().OperState == netlink.OperUp {
-				return nil
+				// The queue is opened just after this state is shown, under the lock that
+				// this call needs too.
+				return netlink.LinkSetUp(l)
 			}
 		}
 		return errors.New("still down after 5 s")

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,9 +24,14 @@ const (
 	maxTransaction = 2048 // elements, when many are put in
 )
 
+// maxWait is how long the kernel may take for a transaction. An answer that got lost must not
+// hold up whoever comes next for ever.
+const maxWait = 5 * time.Second
+
 // nft speaks to the kernel. Its socket belongs to the network namespace in which it was opened.
 type nft struct {
 	c      *nftables.Conn
+	socket *netlink.Conn // of c; nil in tests
 	log    *slog.Logger
 	table  *nftables.Table
 	sets   *sets
@@ -34,16 +40,28 @@ type nft struct {
 }
 
 func openKernel(log *slog.Logger) (kernel, error) {
-	c, err := nftables.New(nftables.AsLasting())
+	n := newNFT(nil, log)
+	var err error
+	n.c, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+		n.socket = c
+		return c.SetDeadline(time.Now().Add(maxWait))
+	}))
 	if err != nil {
 		return nil, explain(err)
 	}
-	return newNFT(c, log), nil
+	return n, nil
 }
 
 func newNFT(c *nftables.Conn, log *slog.Logger) *nft {
 	t := &nftables.Table{Family: nftables.TableFamilyNetdev, Name: tableName}
 	return &nft{c: c, log: log, table: t, sets: newSets(t), egress: true, exists: interfaceExists}
+}
+
+// wait gives the kernel its time. A socket that is closed already is replaced, with a deadline.
+func (n *nft) wait() {
+	if n.socket != nil {
+		n.socket.SetDeadline(time.Now().Add(maxWait))
+	}
 }
 
 func interfaceExists(name string) error {
@@ -56,6 +74,7 @@ func interfaceExists(name string) error {
 // flush is one transaction. After an error the connection may still hold answers to it, which the
 // next transaction would take for its own: from then on each has a connection of its own.
 func (n *nft) flush() error {
+	n.wait()
 	if err := n.c.Flush(); err != nil {
 		return errors.Join(explain(err), n.c.CloseLasting())
 	}
@@ -263,9 +282,10 @@ func (n *nft) admit(admit []admission, evict []netip.Addr) error {
 }
 
 func (n *nft) counters() (Stats, error) {
+	n.wait()
 	objs, err := n.c.GetNamedObjects(n.table)
 	if err != nil {
-		return Stats{}, explain(err)
+		return Stats{}, errors.Join(explain(err), n.c.CloseLasting())
 	}
 	packets := make(map[string]uint64, len(objs))
 	for _, o := range objs {

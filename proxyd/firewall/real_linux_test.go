@@ -1,16 +1,19 @@
 package firewall
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // each runs the test for IPv4 and IPv6.
@@ -356,6 +359,56 @@ func TestReapply(t *testing.T) {
 	if s, err := f.Stats(); err != nil || s.Admitted <= before.Admitted {
 		t.Errorf("counters begin again: got %+v after %+v, %v", s, before, err)
 	}
+}
+
+func TestWatchGuardsWhatComesBack(t *testing.T) {
+	e := families[0]
+	w := newWorld(t)
+	w.serve()
+	f := w.firewall(config(true))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread is of no use to others
+		if err := unix.Setns(w.edge.fd, unix.CLONE_NEWNET); err != nil {
+			ended <- err
+			return
+		}
+		ended <- f.Watch(ctx)
+	}()
+	for range 2 {
+		w.edge.must("remove interface", func() error {
+			l, err := netlink.LinkByName(ifname)
+			if err != nil {
+				return err
+			}
+			// Without the table nothing but Watch can make the edge dark again.
+			return errors.Join(removeTable(), netlink.LinkDel(l))
+		})
+		w.plug()
+		for deadline := time.Now().Add(5 * time.Second); len(w.tables()) == 0; {
+			if time.Now().After(deadline) {
+				t.Fatal("not guarded 5 s after the interface came back")
+			}
+		}
+		w.wantOut("dark", e.client, e.edge, linkPort)
+		w.wantIn("a peer", e.peer, e.edge, linkPort)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("watch: %v", err)
+	}
+}
+
+// removeTable is somebody else who meddles: it has a connection of its own.
+func removeTable() error {
+	c, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	t := c.AddTable(&nftables.Table{Family: nftables.TableFamilyNetdev, Name: tableName})
+	c.DelTable(t)
+	return c.Flush()
 }
 
 func TestUpdateKeepsWhoIsIn(t *testing.T) {

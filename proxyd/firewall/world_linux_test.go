@@ -45,8 +45,10 @@ type world struct {
 	hwEdge, hwClient net.HardwareAddr
 }
 
+// newWorld makes the test parallel: most of its time it waits for silence.
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	t.Parallel()
 	w := &world{t: t, edge: newSpace(t), outside: newSpace(t)}
 	w.edge.up("lo", "198.18.72.1/32", "2001:2:0:72::1/128")
 	w.outside.up("lo")
