@@ -76,6 +76,30 @@ func (w *world) plug() {
 			w.edge.neighbour(ifname, a.String(), w.hwClient)
 		}
 	}
+	for _, f := range families {
+		for _, a := range []netip.Addr{f.client, f.admitted, f.peer} {
+			w.waitAlive(w.edge, netip.Addr{}, a)
+		}
+		w.waitAlive(w.outside, f.peer, f.edge)
+	}
+}
+
+// waitAlive returns when an address answers: a new IPv6 address takes its time even without
+// duplicate address detection. These connects get through every firewall here.
+func (w *world) waitAlive(s *space, from, to netip.Addr) {
+	w.t.Helper()
+	d := net.Dialer{Timeout: 50 * time.Millisecond}
+	if from.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+	}
+	s.must("wait for "+to.String(), func() (err error) {
+		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+			if _, err = d.Dial("tcp", netip.AddrPortFrom(to, noPort).String()); errors.Is(err, syscall.ECONNREFUSED) {
+				return nil
+			}
+		}
+		return err
+	})
 }
 
 func config(hidden bool) Config {
