@@ -14,6 +14,7 @@ const (
 	phaseFlood  = "flood"
 	phaseReturn = "return"
 	phaseAfter  = "after"
+	phaseEnd    = "end"
 )
 
 var measured = []string{phasePeace, phaseFlood, phaseReturn, phaseAfter}
@@ -39,6 +40,7 @@ type proxyView struct {
 	Up               bool
 	proxyStatus
 	History []float64 // packets/s, the newest last
+	drawn   time.Time // when the newest was added
 }
 
 // clientView is a client on the screen.
@@ -86,7 +88,11 @@ func newBoard() *board {
 	return &board{began: now, since: now, phase: phaseStart, edgesAt: map[string][]edgeAt{}, states: map[string][]stateAt{}}
 }
 
-const history = 40
+// The screen shows the last 20 s of packets/s.
+const (
+	history     = 40
+	historyStep = 500 * time.Millisecond
+)
 
 // say adds a line to the history.
 func (b *board) say(format string, args ...any) {
@@ -130,8 +136,11 @@ func (b *board) saw(name string, st proxyStatus) {
 		b.states[name] = append(b.states[name], stateAt{st.State, st.Since})
 	}
 	p.proxyStatus, p.Up = st, true
-	p.History = append(p.History, st.Rates["all"])
-	p.History = p.History[max(0, len(p.History)-history):]
+	if now := time.Now(); now.Sub(p.drawn) >= historyStep {
+		p.drawn = now
+		p.History = append(p.History, st.Rates["all"])
+		p.History = p.History[max(0, len(p.History)-history):]
+	}
 }
 
 // sawAgent takes an agent's status and tells of a move.
@@ -191,7 +200,7 @@ type snapshot struct {
 // clientLine is a client's figures so far.
 type clientLine struct {
 	Name, About, ServedBy, State string
-	OK, Failed                   int // in this phase
+	OK, Failed                   int // in this phase; at the end, in all
 	Connect, Total               time.Duration
 	Last                         []bool
 }
@@ -214,7 +223,7 @@ func (b *board) snapshot() snapshot {
 func (c *clientView) line(phase string) clientLine {
 	l := clientLine{Name: c.Name, About: c.About, ServedBy: c.ServedBy, State: c.State}
 	for _, s := range c.samples {
-		if s.When == phase {
+		if s.When == phase || phase == phaseEnd {
 			if s.ok() {
 				l.OK++
 			} else {

@@ -47,7 +47,7 @@ func (r *run) play(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	r.board.enter("end", "the end")
+	r.board.enter(phaseEnd, "the end; counts are of the whole run")
 	return nil
 }
 

@@ -21,9 +21,10 @@ func table(w io.Writer, file *figures.File, clients []*clientView) error {
 				continue
 			}
 			connect, download := of("connect"), of("download_760k")
-			fmt.Fprintf(&s, "%-14s %-7s %7d %10s %10s %11s %9s %11s %9s\n", c.Name, when, n,
+			line := fmt.Sprintf("%-14s %-7s %7d %10s %10s %11s %9s %11s %9s", c.Name, when, n,
 				of("success.connect").Text(), of("success.download").Text(),
 				connect.Text(), connect.P95Text(), download.Text(), download.P95Text())
+			s.WriteString(strings.TrimRight(line, " ") + "\n")
 		}
 	}
 	s.WriteString("\n")
