@@ -42,7 +42,8 @@
 //
 // # Ways out
 //
-// Open's undo, and Close, remove the table. A table that a killed process left is replaced by the
+// An interface that is removed takes its chain with it before Linux 6.16; Watch puts it back when the
+// interface returns. Open's undo, and Close, remove the table. A table that a killed process left is replaced by the
 // next Open in one transaction, so a hidden edge stays dark in between. Two edges in one network
 // namespace would replace each other's table: there can be one only.
 package firewall

@@ -47,8 +47,10 @@ var ErrInterface = errors.New("no such interface")
 
 // kernel is the packet filter: nftables, or a fake.
 type kernel interface {
-	replace(p *plan) error // the whole table, in one transaction; then all elements
-	gate(p *plan) error    // switch between active and defending
+	// replace writes the whole table in one transaction, then all elements. It reports
+	// whether there is a new table, which may be so even if there is an error as well.
+	replace(p *plan) (written bool, err error)
+	gate(p *plan) error // switch between active and defending
 	setFlows(old, now []Flow) error
 	admit(admit []admission, evict []netip.Addr) error
 	counters() (Stats, error)
@@ -158,8 +160,12 @@ func (f *Firewall) Open() (undo func() error, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open firewall: %w", err)
 	}
-	if err := k.replace(&f.plan); err != nil {
-		return nil, errors.Join(fmt.Errorf("open firewall: %w", err), k.close())
+	if written, err := k.replace(&f.plan); err != nil {
+		err = fmt.Errorf("open firewall: %w", err)
+		if written {
+			err = errors.Join(err, k.remove())
+		}
+		return nil, errors.Join(err, k.close())
 	}
 	f.k = k
 	f.batch.start()
@@ -313,13 +319,15 @@ func (f *Firewall) replaceLocked(p plan) error {
 	if err != nil {
 		f.log.Warn("firewall counters lost", "err", err)
 	}
+	f.plan.cfg = p.cfg // even if it fails: the next Reapply wants it
 	p.admitted = f.table.all(time.Now())
-	if err := f.k.replace(&p); err != nil {
+	written, err := f.k.replace(&p)
+	if written {
+		f.past = f.past.add(now)
+	}
+	if err != nil {
 		return fmt.Errorf("firewall: replace rules: %w", err)
 	}
-	f.past = f.past.add(now)
-	p.admitted = nil
-	f.plan = p
 	return nil
 }
 

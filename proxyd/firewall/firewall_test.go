@@ -23,7 +23,7 @@ type fake struct {
 	fail         error
 }
 
-func (k *fake) replace(p *plan) error {
+func (k *fake) replace(p *plan) (bool, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.admitted, k.flows, k.defending = make(map[netip.Addr]time.Time), make(map[Flow]bool), p.defending
@@ -33,7 +33,7 @@ func (k *fake) replace(p *plan) error {
 	for _, f := range p.flows {
 		k.flows[f] = true
 	}
-	return k.fail
+	return true, k.fail
 }
 
 func (k *fake) gate(p *plan) error {

@@ -60,7 +60,7 @@ func TestNetlinkGolden(t *testing.T) {
 			}
 			p := &plan{cfg: cfg}
 			live := Flow{netip.MustParseAddrPort("198.18.71.2:1000"), netip.MustParseAddrPort("198.18.72.1:7443")}
-			step("open", func() error { return n.replace(p) })
+			step("open", func() error { _, err := n.replace(p); return err })
 			p.defending = true
 			step("defend", func() error { return n.gate(p) })
 			step("flows", func() error { return n.setFlows(nil, []Flow{live}) })

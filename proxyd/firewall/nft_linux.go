@@ -98,7 +98,7 @@ func explain(err error) error {
 
 // replace writes the table anew in one transaction. Interfaces that are gone are left out, and
 // named in the error after the rest is in place.
-func (n *nft) replace(p *plan) error {
+func (n *nft) replace(p *plan) (written bool, err error) {
 	var present []string
 	var gone error
 	for _, name := range p.cfg.Interfaces {
@@ -109,9 +109,9 @@ func (n *nft) replace(p *plan) error {
 		present = append(present, name)
 	}
 	if len(present) == 0 {
-		return gone
+		return false, gone // since Linux 6.16 the old chains wait for their interfaces
 	}
-	err := n.write(p, present)
+	err = n.write(p, present)
 	if n.egress && p.cfg.Hidden && errors.Is(err, unix.EOPNOTSUPP) {
 		n.egress = false
 		n.log.Warn("kernel has no nftables egress hook (Linux 5.16): replies to what this node itself sends "+
@@ -119,17 +119,17 @@ func (n *nft) replace(p *plan) error {
 		err = n.write(p, present)
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := n.setFlows(nil, p.flows); err != nil {
-		return err
+		return true, err
 	}
 	for chunk := range slices.Chunk(p.admitted, maxTransaction) {
 		if err := n.admit(chunk, nil); err != nil {
-			return err
+			return true, err
 		}
 	}
-	return gone
+	return true, gone
 }
 
 // write is the transaction of replace: everything but flows and admitted.
