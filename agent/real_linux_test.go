@@ -16,11 +16,12 @@ import (
 
 const inNamespace = "MS_AGENT_TEST_NAMESPACE"
 
-// TestReal runs the tests below in a process with a network namespace of its own: an ordinary connect() of the kernel,
+// TestReal runs itself again in a process with a network namespace of its own: an ordinary connect() of the kernel,
 // the TUN, netstack, and an edge on loopback.
 func TestReal(t *testing.T) {
 	if os.Getenv(inNamespace) != "" {
-		t.Skip("runs the others")
+		applicationsThroughTheTUN(t)
+		return
 	}
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: makes a network namespace and a TUN")
@@ -28,22 +29,20 @@ func TestReal(t *testing.T) {
 	if _, err := os.Stat("/dev/net/tun"); err != nil {
 		t.Skipf("needs a TUN: %v", err)
 	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestNamespace", "-test.v", "-test.timeout=90s")
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestReal$", "-test.v", "-test.timeout=90s")
 	cmd.Env = append(os.Environ(), inNamespace+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("in the namespace: %v\n%s", err, out)
 	}
-	if n := strings.Count(string(out), "--- PASS: TestNamespace"); n != 1 {
+	if n := strings.Count(string(out), "--- PASS: TestReal"); n != 1 {
 		t.Errorf("%d tests passed in the namespace, want 1\n%s", n, out)
 	}
 }
 
-func TestNamespaceApplicationsThroughTheTUN(t *testing.T) {
-	if os.Getenv(inNamespace) == "" {
-		t.Skip("TestReal runs it in a namespace of its own")
-	}
+// applicationsThroughTheTUN is TestReal's body, in a network namespace of its own.
+func applicationsThroughTheTUN(t *testing.T) {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		t.Fatal(err)

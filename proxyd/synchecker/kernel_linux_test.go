@@ -251,44 +251,6 @@ func TestKernelOthersFrames(t *testing.T) {
 	l.wantCounts("frames for another station", map[string]uint64{"frames": 1})
 }
 
-func TestKernelVLAN(t *testing.T) {
-	l := newLive(t, Defend)
-	tag := func(parent string, addr string) func() error {
-		return func() error {
-			p, err := netlink.LinkByName(parent)
-			if err != nil {
-				return err
-			}
-			la := netlink.NewLinkAttrs()
-			la.Name, la.ParentIndex = "v5", p.Attrs().Index
-			if err := netlink.LinkAdd(&netlink.Vlan{LinkAttrs: la, VlanId: 5, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}); err != nil {
-				return err
-			}
-			return up("v5", addr)
-		}
-	}
-	if err := l.w.client.do(tag("eth0", "198.18.2.18/28")); errors.Is(err, unix.EOPNOTSUPP) {
-		t.Skip("this kernel has no 802.1Q")
-	} else if err != nil {
-		t.Fatal(err)
-	}
-	l.w.edge.must("v5", tag("edge0", "198.18.2.17/28"))
-	l.w.client.must("route", func() error { // the edge's address by way of the VLAN
-		v, err := netlink.LinkByName("v5")
-		if err != nil {
-			return err
-		}
-		_, dst, _ := net.ParseCIDR("198.18.2.1/32")
-		if err := netlink.RouteAdd(&netlink.Route{LinkIndex: v.Attrs().Index, Dst: dst}); err != nil {
-			return err
-		}
-		return neighbours("v5", edgeMAC, "198.18.2.1")
-	})
-	if err := l.transfer(wire4, noQuickACK); err != nil {
-		t.Errorf("by VLAN 5: %v, %+v", err, l.c.Stats())
-	}
-}
-
 func TestKernelLinkDownAndUp(t *testing.T) {
 	l := newLive(t, Defend)
 	l.w.edge.must("down and up", func() error {
