@@ -47,10 +47,8 @@ func Enter() error {
 		return fmt.Errorf("%w: %w; %s", ErrNoSandbox, err, namespaceHint())
 	}
 	go func() {
-		for s := range signals { // the terminal sends Ctrl-C to both; others come to us alone
-			if s != os.Interrupt {
-				cmd.Process.Signal(s)
-			}
+		for s := range signals { // a terminal sends Ctrl-C to both programs; it must take two for one
+			_ = cmd.Process.Signal(s)
 		}
 	}()
 	answer, _ := io.ReadAll(io.LimitReader(r, 4096))
