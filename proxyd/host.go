@@ -38,6 +38,7 @@ type Firewall interface {
 	Admitted() int
 	Update(cfg firewall.Config) error
 	Stats() (firewall.Stats, error)
+	Watch(ctx context.Context) error
 }
 
 // kernel is the Host of a real machine.
