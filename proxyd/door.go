@@ -101,8 +101,13 @@ func (d *door) open(addr netip.Addr, ttl time.Duration) {
 func (d *door) welcome(addr netip.Addr, ttl time.Duration) {
 	d.open(addr, ttl)
 	d.e.mu.Lock()
+	before := d.e.machine.state
 	d.e.machine.admitted(d.e.host.Now())
+	after, why := d.e.machine.state, d.e.machine.why
 	d.e.mu.Unlock()
+	if before != after {
+		d.e.log.Info("state changed", "from", before, "to", after, "why", why)
+	}
 	d.e.poke()
 }
 
