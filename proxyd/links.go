@@ -16,6 +16,7 @@ import (
 
 const (
 	controlMax   = 64 << 10 // bytes of a message from an agent
+	controlQueue = 64       // messages to an agent that waits for none of them
 	linkTimeout  = 10 * time.Second
 	enrolTimeout = 20 * time.Second
 	keysFor      = 90 * 24 * time.Hour
@@ -55,15 +56,8 @@ func (e *edge) came(l *link.Link) {
 // control ends a control link: the agent is one of those that a migration moves.
 func (e *edge) control(ctx context.Context, l *link.Link, v proto.Verified) {
 	e.came(l)
-	var mu sync.Mutex // one message at a time
-	send := func(m proto.Message) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if err := l.SetWriteDeadline(time.Now().Add(linkTimeout)); err != nil {
-			return err
-		}
-		return proto.WriteMessage(l, m)
-	}
+	send, stop := sender(l)
+	defer stop()
 	if err := e.introduce(send, v.Agent); err != nil {
 		e.log.Debug("control link ended", "agent", v.Agent, "err", err)
 		return
@@ -94,6 +88,40 @@ func (e *edge) control(ctx context.Context, l *link.Link, v proto.Verified) {
 			return
 		}
 	}
+}
+
+// errSlowReader is why a link ends whose agent does not take what it is told.
+var errSlowReader = errors.New("the agent does not read its control link")
+
+// sender writes messages on a control link, one at a time. send never waits for the network: an
+// agent that does not read holds up no other's migration, it loses its link.
+func sender(l *link.Link) (send func(proto.Message) error, stop func()) {
+	queue := make(chan proto.Message, controlQueue)
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			case m := <-queue:
+				if l.SetWriteDeadline(time.Now().Add(linkTimeout)) != nil || proto.WriteMessage(l, m) != nil {
+					l.Abort() // its reader notices
+					return
+				}
+			}
+		}
+	})
+	send = func(m proto.Message) error {
+		select {
+		case queue <- m:
+			return nil
+		default:
+			l.Abort()
+			return errSlowReader
+		}
+	}
+	return send, func() { close(done); l.Abort(); wg.Wait() }
 }
 
 // introduce tells a new agent what it needs: services and entries, and its keys for them.

@@ -69,7 +69,7 @@ func (e *edge) loop(ctx context.Context) error {
 		}
 		was = attacked
 		e.door.refresh()
-		if e.is(Defending) {
+		if e.is(Defending) || e.is(Suspended) { // suspended: those whose link was being made meanwhile
 			e.informer.Migrate(ctx, e.p.cfg.Attack.SuspendAfter.Duration)
 		}
 		select {

@@ -1,6 +1,8 @@
 package proxyd
 
 import (
+	"slices"
+
 	"migrationsensor/proto"
 	"migrationsensor/proxyd/informer"
 )
@@ -59,12 +61,13 @@ func (e *edge) Handover(proto.NodeID, *proto.Handover) { e.informer.SetNeighbour
 
 // FleetChanged takes new services, nodes and neighbours over.
 func (e *edge) FleetChanged(doc *proto.FleetDoc, _ []byte) {
-	if self, ok := doc.Node(e.self.ID); !ok || self.LinkPort != e.self.LinkPort || len(self.Public) != len(e.self.Public) {
+	if self, ok := doc.Node(e.self.ID); !ok || self.Kind != e.self.Kind || self.LinkPort != e.self.LinkPort || !slices.Equal(self.Public, e.self.Public) {
 		e.log.Warn("the signing node declares this node differently now: restart proxyd to follow")
 	}
 	e.p.state.FillKeyring(e.keys)
 	e.setServices(doc)
 	e.informer.SetNeighbours(e.neighbours())
+	e.informer.Tell(&proto.CatalogueMsg{Doc: e.p.state.Catalogue()})
 	select { // the reader of a link calls us: the loop waits for the kernel
 	case e.changed <- struct{}{}:
 	default: // it will look at the newest document anyway

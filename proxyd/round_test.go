@@ -179,3 +179,34 @@ func TestRoles(t *testing.T) {
 		t.Errorf("a wrong key: got %v, want silence", err)
 	}
 }
+
+// TestAgentsAreToldOfANewFleet: a connected agent need not come again to learn of a new service.
+func TestAgentsAreToldOfANewFleet(t *testing.T) {
+	w := newWorld(t)
+	c := w.enrol()
+	_, said := c.control(c.entry, false)
+	e := w.nodes["p1"].edge
+	w.eventually("the agent is a member", func() bool { n, _ := e.informer.Members(); return n == 1 })
+	e.FleetChanged(e.p.state.Doc(), nil)
+	if m := c.next(said); m.Type() != proto.TypeCatalogue {
+		t.Errorf("got %T, want the new catalogue", m)
+	}
+}
+
+// TestAgentThatDoesNotRead costs its link, and nobody else's time.
+func TestAgentThatDoesNotRead(t *testing.T) {
+	w := newWorld(t)
+	c := w.enrol()
+	c.link(c.entry, proto.KindControl, false)
+	e := w.nodes["p1"].edge
+	w.eventually("the agent is a member", func() bool { n, _ := e.informer.Members(); return n == 1 })
+	w.eventually("it lost its link", func() bool {
+		began := time.Now()
+		e.informer.Tell(&proto.CatalogueMsg{Doc: make([]byte, 1<<20)})
+		if d := time.Since(began); d > time.Second {
+			t.Fatalf("telling it took %v", d)
+		}
+		n, _ := e.informer.Members()
+		return n == 0
+	})
+}

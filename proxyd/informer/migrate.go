@@ -3,7 +3,9 @@ package informer
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,7 +20,8 @@ const userInfoMax = 128
 type Member struct {
 	Agent proto.AgentID
 	Addr  netip.AddrPort // as seen
-	// Send writes one message on the control link. It may block for the link's write timeout.
+	// Send hands one message to the control link. It must not wait for the network: one agent that
+	// does not read would hold up the others.
 	Send func(proto.Message) error
 	// Session and Services describe what it uses, for the next proxy; both may be empty.
 	Session  proto.SessionID
@@ -61,6 +64,18 @@ func (i *Informer) Acknowledged(m *Member, id proto.MigrateID) {
 	if m.asked == id && !m.acked {
 		m.acked = true
 		i.stats.MigrateOK++
+	}
+}
+
+// Tell sends m to every connected agent.
+func (i *Informer) Tell(m proto.Message) {
+	i.mu.Lock()
+	members := slices.Collect(maps.Keys(i.members))
+	i.mu.Unlock()
+	for _, to := range members {
+		if err := to.Send(m); err != nil {
+			i.log.Info("agent not told", "agent", to.Agent, "type", m.Type(), "err", err)
+		}
 	}
 }
 
@@ -170,7 +185,8 @@ func (i *Informer) announce(ctx context.Context, node proto.NodeID, moves []move
 			return false
 		default:
 			i.log.Warn("user-connection information not acknowledged; agents enter by their knock",
-				"node", node, "clients", n, "err", err)
+				"node", node, "clients", n+len(moves), "err", err)
+			return true // a node that is silent is asked once, not once for each 128 clients
 		}
 	}
 	return true
