@@ -17,6 +17,8 @@ import (
 // Host is what an edge needs of the machine it runs on. The real kernel implements it here; the
 // tests have one in memory.
 type Host interface {
+	// Lock makes this the only edge of the machine, until release.
+	Lock() (release func() error, err error)
 	Listen(ctx context.Context, addr netip.AddrPort) (net.Listener, error)
 	Dial(ctx context.Context, network, addr string) (net.Conn, error)
 	// Counter counts packets that arrive at the interface.

@@ -73,6 +73,11 @@ func (p *Proxy) Run(ctx context.Context) error {
 	ctx, down := context.WithCancel(ctx)
 	defer down()
 	if p.edge != nil {
+		release, err := p.host.Lock()
+		if err != nil {
+			return err
+		}
+		defer release() // last: the firewall is gone by then
 		undo, err := p.edge.open(ctx)
 		if err != nil {
 			return err

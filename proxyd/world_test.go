@@ -36,6 +36,7 @@ type fakeHost struct {
 	mode  synchecker.Mode
 }
 
+func (h *fakeHost) Lock() (func() error, error)                { return func() error { return nil }, nil }
 func (h *fakeHost) Interface(netip.Addr) (string, error)       { return "backplane0", nil }
 func (h *fakeHost) Counter(string) (detect.Counter, error)     { return h, nil }
 func (h *fakeHost) Firewall(firewall.Config) (Firewall, error) { return &h.fw, nil }
