@@ -53,6 +53,9 @@ func (d dir) has(name string) bool {
 // read refuses a file that others may read: it may have been copied already.
 func (d dir) read(name string) ([]byte, error) {
 	fi, err := os.Stat(d.path(name))
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("state: %w; run this as the user that owns it, mostly root", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("state: %w", err)
 	}

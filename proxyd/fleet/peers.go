@@ -282,7 +282,11 @@ func (p *Peers) sign(ctx context.Context, agent proto.AgentID, m proto.Message) 
 	}
 	switch ok.Kind {
 	case proto.TypeEnrolOK, proto.TypeEnrolFail, proto.TypeRenewOK:
-		return proto.ParseMessage(ok.Kind, ok.Body)
+		m, err := proto.ParseMessage(ok.Kind, ok.Body)
+		if err != nil {
+			return &proto.EnrolFail{Reason: reasonBusy}, fmt.Errorf("answer of the signing node: %w", err)
+		}
+		return m, nil
 	}
 	return &proto.EnrolFail{Reason: reasonBusy}, fmt.Errorf("the signing node answered with frame type %#x", uint8(ok.Kind))
 }
