@@ -45,9 +45,9 @@ func (e *edge) observe(v detect.Verdict) {
 		return
 	}
 	if v.Attack {
-		e.log.Warn("attack detected", "kind", v.Kind, "rate", v.Rate, "threshold", v.Threshold)
+		e.log.Warn("attack detected", "kind", v.Kind.String(), "rate", v.Rate, "threshold", v.Threshold)
 	} else {
-		e.log.Info("attack over", "kind", v.Kind)
+		e.log.Info("attack over", "kind", v.Kind.String())
 	}
 	e.poke()
 }
