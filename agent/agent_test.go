@@ -397,6 +397,26 @@ func TestTokensThatDoNotWorkSayWhy(t *testing.T) {
 	}
 }
 
+func TestEntryThatDoesNotReachTheSigningNode(t *testing.T) {
+	f := newFleet(t, "fleet")
+	f.edge(false)
+	f.edge(false)
+	f.away = 2
+	cfg := testConfig(t)
+	cfg.Token = f.token().String()
+	a, err := New(cfg, System{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "the token was not used: the signing node is away") {
+		t.Errorf("every entry without the signing node: got %v", err)
+	}
+	f.mu.Lock()
+	f.away = 1
+	f.mu.Unlock()
+	start(t, cfg, System{}) // the other entry enrols it
+}
+
 func TestProxyOfAnotherFleetIsNotTrusted(t *testing.T) {
 	f := newFleet(t, "fleet")
 	e := f.edge(false)

@@ -69,7 +69,7 @@ func (a *Agent) askEntries(ctx context.Context, tok proto.Token, key ed25519.Pri
 		if err == nil {
 			return ok, nil
 		}
-		if fail, isRefusal := errors.AsType[*refusedError](err); isRefusal {
+		if fail, isRefusal := errors.AsType[*refusedError](err); isRefusal && !fail.later {
 			return nil, fail
 		}
 		if ctx.Err() != nil {
@@ -77,13 +77,24 @@ func (a *Agent) askEntries(ctx context.Context, tok proto.Token, key ed25519.Pri
 		}
 		errs = append(errs, err)
 	}
+	if later, ok := errors.AsType[*refusedError](errors.Join(errs...)); ok {
+		return nil, later
+	}
 	return nil, explainEnrol(errors.Join(errs...))
 }
 
-// refusedError is the signing node's no.
-type refusedError struct{ reason string }
+// refusedError is the fleet's no; later: nobody decided, and the token is as good as before.
+type refusedError struct {
+	later  bool
+	reason string
+}
 
-func (e *refusedError) Error() string { return "the fleet refuses this token: " + e.reason }
+func (e *refusedError) Error() string {
+	if e.later {
+		return "not enrolled, and the token was not used: " + e.reason
+	}
+	return "the fleet refuses this token: " + e.reason
+}
 
 func askEntry(ctx context.Context, d *link.Dialer, t proto.Target, m *proto.Enrol) (*proto.EnrolOK, error) {
 	l, _, err := d.Follow(ctx, t, proto.KindEnrol)
@@ -105,7 +116,7 @@ func askEntry(ctx context.Context, d *link.Dialer, t proto.Target, m *proto.Enro
 	case *proto.EnrolOK:
 		return answer, nil
 	case *proto.EnrolFail:
-		return nil, &refusedError{answer.Reason}
+		return nil, &refusedError{answer.Later, answer.Reason}
 	}
 	return nil, fmt.Errorf("enrol at proxy %s: unexpected %T", t.Node, answer)
 }

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -37,6 +38,7 @@ type testFleet struct {
 	mu      sync.Mutex
 	version uint64
 	used    map[proto.TokenID]bool
+	away    int           // entries that do not reach the signing node, from the first on
 	life    time.Duration // of agents' certificates
 }
 
@@ -256,7 +258,13 @@ func (e *testEdge) enrol(_ context.Context, c net.Conn, v proto.Verified) {
 		e.f.t.Errorf("enrol link: %T %v", m, err)
 		return
 	}
-	var answer proto.Message = e.f.sign(req)
+	e.f.mu.Lock()
+	away := e.f.away > slices.Index(e.f.edges, e)
+	e.f.mu.Unlock()
+	var answer proto.Message = &proto.EnrolFail{Later: true, Reason: "the signing node is away"}
+	if !away {
+		answer = e.f.sign(req)
+	}
 	if v.Agent != req.Token {
 		answer = &proto.EnrolFail{Reason: "the preamble is of another token"}
 	}

@@ -58,6 +58,15 @@ func (d *decoder) u64() uint64 {
 
 func (d *decoder) fill(dst []byte) { copy(dst, d.take(len(dst))) }
 
+// bool reads one byte, 0 or 1.
+func (d *decoder) bool() bool {
+	b := d.u8()
+	if b > 1 {
+		d.err = ErrMessage
+	}
+	return b == 1
+}
+
 // bytes reads a length (2) and as many bytes; the result is a copy, nil when empty.
 func (d *decoder) bytes() []byte {
 	b := d.take(int(d.u16()))
@@ -164,6 +173,13 @@ func appendBytes(dst, b []byte) []byte {
 
 func appendLong(dst, b []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(dst, uint32(len(b))), b...)
+}
+
+func appendBool(dst []byte, v bool) []byte {
+	if v {
+		return append(dst, 1)
+	}
+	return append(dst, 0)
 }
 
 func appendText(dst []byte, s string) []byte { return appendBytes(dst, []byte(s)) }

@@ -130,7 +130,7 @@
 //	30 ENROL       A →    token 16, secret 32, CSR bytes, node's name text
 //	31 ENROL_OK      ←    n× certificate bytes, catalogue long, fleet long, keys as in KEYS,
 //	                      count 1 × (gen 1, proxy secret 32)
-//	32 ENROL_FAIL    ←    reason text
+//	32 ENROL_FAIL    ←    later 1, reason text
 //
 // Control links:
 //

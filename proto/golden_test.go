@@ -82,7 +82,7 @@ func messages() []Message {
 			Chain: [][]byte{[]byte("leaf")}, Catalogue: []byte("cat"), Keys: keys, Fleet: []byte("fleet"),
 			Secrets: []GenSecret{{Gen: 3, Secret: aSecret}},
 		},
-		&EnrolFail{Reason: "used"},
+		&EnrolFail{Later: true, Reason: "used"},
 		&Hello{Name: "p1", FleetVersion: 9}, &Handover{Gen: 3, Issuer: 7, H: aSecret}, &FleetMsg{Doc: []byte("{}")},
 		&Heartbeat{Load: 250, UnderAttack: true, State: "active"},
 		&Sign{Agent: anAgent, Kind: TypeEnrol, Body: []byte("body")}, &SignOK{Kind: TypeEnrolOK, Body: []byte("body")},

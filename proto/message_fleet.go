@@ -65,11 +65,16 @@ func (m *EnrolOK) parse(d *decoder) {
 }
 
 // EnrolFail says in a sentence why there is no certificate.
-type EnrolFail struct{ Reason string }
+type EnrolFail struct {
+	Later  bool // nothing was decided: another entry, or the same one later, may do better
+	Reason string
+}
 
-func (*EnrolFail) Type() FrameType                 { return TypeEnrolFail }
-func (m *EnrolFail) AppendPayload(b []byte) []byte { return appendText(b, m.Reason) }
-func (m *EnrolFail) parse(d *decoder)              { m.Reason = d.text() }
+func (*EnrolFail) Type() FrameType { return TypeEnrolFail }
+func (m *EnrolFail) AppendPayload(b []byte) []byte {
+	return appendText(appendBool(b, m.Later), m.Reason)
+}
+func (m *EnrolFail) parse(d *decoder) { m.Later, m.Reason = d.bool(), d.text() }
 
 // KeyEntry is an agent's key for one edge.
 type KeyEntry struct {
@@ -162,20 +167,10 @@ type Heartbeat struct {
 func (*Heartbeat) Type() FrameType { return TypeHeartbeat }
 func (m *Heartbeat) AppendPayload(b []byte) []byte {
 	b = binary.BigEndian.AppendUint16(b, m.Load)
-	attack := byte(0)
-	if m.UnderAttack {
-		attack = 1
-	}
-	return appendText(append(b, attack), m.State)
+	return appendText(appendBool(b, m.UnderAttack), m.State)
 }
 func (m *Heartbeat) parse(d *decoder) {
-	m.Load = d.u16()
-	if a := d.u8(); a > 1 {
-		d.err = ErrMessage
-	} else {
-		m.UnderAttack = a == 1
-	}
-	m.State = d.text()
+	m.Load, m.UnderAttack, m.State = d.u16(), d.bool(), d.text()
 }
 
 // Sign passes an agent's Enrol (or Renew, with the agent's id) from an entry to the signing node; the

@@ -274,19 +274,19 @@ func (p *Peers) sign(ctx context.Context, agent proto.AgentID, m proto.Message) 
 	}
 	answer, err := p.Request(ctx, signer, &proto.Sign{Agent: agent, Kind: m.Type(), Body: m.AppendPayload(nil)})
 	if err != nil {
-		return &proto.EnrolFail{Reason: reasonAway}, fmt.Errorf("pass a request to the signing node: %w", err)
+		return &proto.EnrolFail{Later: true, Reason: reasonAway}, fmt.Errorf("pass a request to the signing node: %w", err)
 	}
 	ok, is := answer.(*proto.SignOK)
 	if !is {
-		return &proto.EnrolFail{Reason: reasonBusy}, fmt.Errorf("the signing node answered with %T", answer)
+		return &proto.EnrolFail{Later: true, Reason: reasonBusy}, fmt.Errorf("the signing node answered with %T", answer)
 	}
 	switch ok.Kind {
 	case proto.TypeEnrolOK, proto.TypeEnrolFail, proto.TypeRenewOK:
 		m, err := proto.ParseMessage(ok.Kind, ok.Body)
 		if err != nil {
-			return &proto.EnrolFail{Reason: reasonBusy}, fmt.Errorf("answer of the signing node: %w", err)
+			return &proto.EnrolFail{Later: true, Reason: reasonBusy}, fmt.Errorf("answer of the signing node: %w", err)
 		}
 		return m, nil
 	}
-	return &proto.EnrolFail{Reason: reasonBusy}, fmt.Errorf("the signing node answered with frame type %#x", uint8(ok.Kind))
+	return &proto.EnrolFail{Later: true, Reason: reasonBusy}, fmt.Errorf("the signing node answered with frame type %#x", uint8(ok.Kind))
 }

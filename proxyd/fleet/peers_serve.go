@@ -104,7 +104,7 @@ func (p *Peers) handle(l *peerLink, id uint32, m proto.Message) error {
 	case *proto.Renew:
 		p.background(l, id, lim.sign.Allow, func() proto.Message {
 			if p.cfg.Signer == nil {
-				return &proto.EnrolFail{Reason: reasonAway}
+				return &proto.EnrolFail{Later: true, Reason: reasonAway}
 			}
 			return p.cfg.Signer.RenewNode(l.node, m)
 		})
@@ -207,7 +207,7 @@ func (p *Peers) sendDocs(l *peerLink) {
 
 // background answers what needs the disk, away from the link's reader, maxSigning at a time.
 func (p *Peers) background(l *peerLink, id uint32, allow func() bool, answer func() proto.Message) {
-	busy := &proto.EnrolFail{Reason: reasonBusy}
+	busy := &proto.EnrolFail{Later: true, Reason: reasonBusy}
 	if !allow() {
 		p.reply(l, id, busy)
 		return
@@ -228,7 +228,7 @@ func (p *Peers) answerSign(from proto.FleetNode, m *proto.Sign) proto.Message {
 	var answer proto.Message = &proto.EnrolFail{Reason: reasonMessage}
 	switch {
 	case p.cfg.Signer == nil || roleOf(from.Kind) != proto.RoleEdge:
-		answer = &proto.EnrolFail{Reason: reasonAway}
+		answer = &proto.EnrolFail{Later: true, Reason: reasonAway}
 	case m.Kind == proto.TypeEnrol || m.Kind == proto.TypeRenew:
 		inner, err := proto.ParseMessage(m.Kind, m.Body)
 		if err != nil {
