@@ -88,8 +88,8 @@ backplane = "10.0.0.2:7444"
 type tokenCmd struct {
 	Role    string        `help:"agent, edge or anchor." required:"" placeholder:"ROLE"`
 	Node    string        `help:"The only node that may join with it (edge, anchor)." placeholder:"NAME"`
-	Uses    int           `help:"How many may join with it." default:"1" xor:"uses"`
-	Open    bool          `help:"No limit of uses: a public fleet." xor:"uses"`
+	Uses    int           `help:"How many may join with it." default:"1"`
+	Open    bool          `help:"No limit of uses: a public fleet."`
 	Expires time.Duration `help:"How long it is good." default:"24h"`
 	Groups  []string      `help:"What the agent may use: groups of services." placeholder:"A,B"`
 	Out     string        `help:"Write it to this file, for its owner only, in place of printing it." placeholder:"FILE"`
@@ -107,6 +107,8 @@ func (c *tokenCmd) Run(e *env) error {
 	}
 	uses := c.Uses
 	switch {
+	case c.Open && uses != 1:
+		return fmt.Errorf("--open means no limit; leave out --uses %d, or --open", uses)
 	case c.Open:
 		uses = 0
 	case uses < 1:
