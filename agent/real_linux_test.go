@@ -84,8 +84,9 @@ func applicationsThroughTheTUN(t *testing.T) {
 	}
 	r.down()
 	open.SetDeadline(time.Now().Add(5 * time.Second))
-	if _, err := open.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("open connection when the agent stops: %v, want a reset", err)
+	// netstack's reset may still be queued when the device goes; then the kernel aborts the socket.
+	if _, err := open.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.ECONNABORTED) {
+		t.Errorf("open connection when the agent stops: %v, want a reset or an abort, never a clean end", err)
 	}
 	if l, err := netlink.LinkByName(cfg.Device); err == nil {
 		t.Errorf("device %s is left behind", l.Attrs().Name)
