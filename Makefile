@@ -1,6 +1,6 @@
 # Migration Sensor. `make` builds, `make demo` shows, `make test` tests; `make help` lists the rest.
 GO      ?= go
-VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+FLAGS   := -trimpath -buildvcs=auto -ldflags '-s -w'
 export CGO_ENABLED ?= 0
 export GOTOOLCHAIN ?= auto
 
@@ -11,17 +11,17 @@ CROSS_PROXYD := linux/amd64 linux/arm64
 all: bin/ms-agent bin/proxyd bin/ms-lab ## build static bin/ms-agent, bin/proxyd and bin/ms-lab
 
 .PHONY: bin/ms-agent bin/proxyd bin/ms-lab
-bin/ms-agent: ; $(GO) build -trimpath -ldflags '-s -w' -o $@ ./agent/cmd/ms-agent
-bin/proxyd:   ; $(GO) build -trimpath -ldflags '-s -w' -o $@ ./proxyd/cmd/proxyd
-bin/ms-lab:   ; $(GO) build -trimpath -ldflags '-s -w' -o $@ ./examples/lab/cmd/ms-lab
+bin/ms-agent: ; $(GO) build $(FLAGS) -o $@ ./agent/cmd/ms-agent
+bin/proxyd:   ; $(GO) build $(FLAGS) -o $@ ./proxyd/cmd/proxyd
+bin/ms-lab:   ; $(GO) build $(FLAGS) -o $@ ./examples/lab/cmd/ms-lab
 
 .PHONY: cross
 cross: ## build ms-agent for six systems and proxyd for two, into bin/OS-ARCH/
 	@set -e; for t in $(CROSS_AGENT); do os=$${t%/*}; arch=$${t#*/}; \
 	  ext=; [ $$os = windows ] && ext=.exe; echo "ms-agent $$t"; \
-	  GOOS=$$os GOARCH=$$arch $(GO) build -trimpath -ldflags '-s -w' -o bin/$$os-$$arch/ms-agent$$ext ./agent/cmd/ms-agent; done
+	  GOOS=$$os GOARCH=$$arch $(GO) build $(FLAGS) -o bin/$$os-$$arch/ms-agent$$ext ./agent/cmd/ms-agent; done
 	@set -e; for t in $(CROSS_PROXYD); do os=$${t%/*}; arch=$${t#*/}; echo "proxyd $$t"; \
-	  GOOS=$$os GOARCH=$$arch $(GO) build -trimpath -ldflags '-s -w' -o bin/$$os-$$arch/proxyd ./proxyd/cmd/proxyd; done
+	  GOOS=$$os GOARCH=$$arch $(GO) build $(FLAGS) -o bin/$$os-$$arch/proxyd ./proxyd/cmd/proxyd; done
 
 .PHONY: demo
 demo: all ## the main job on this machine, live: peace, flood, transfer, peace; ends with PASS or FAIL
