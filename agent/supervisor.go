@@ -223,6 +223,8 @@ func (s *supervisor) message(ctx context.Context, m proto.Message) {
 		s.newKeys(m)
 	case *proto.RenewOK:
 		s.renewed(m)
+	case *proto.EnrolFail:
+		s.event("certificate not renewed", m.Reason)
 	case *proto.GoAway:
 		s.event("goaway", fmt.Sprintf("%s will stop: %s", s.edgeName(s.up.cand.Target), m.Reason))
 		s.leave(ctx)
