@@ -33,7 +33,7 @@ func (f *fleet) newClients(b *board) map[string]*client {
 	}{
 		{"agent", "ms", "warm links", "client", f.world.Client, mostly4},
 		{"agent (each)", "ms-each", "a probe for each connection, as in the paper", "each", f.world.Each, mostly4},
-		{"agent (fresh)", "ms-fresh", "joins and connects during the flood", "fresh", f.world.Fresh, mostly4},
+		{"agent (fresh)", "ms-fresh", "starts during the flood; P1 has no link of it", "fresh", f.world.Fresh, mostly4},
 		{"plain", "plain", "no agent", "", f.world.Plain, []netip.AddrPort{v4}},
 	} {
 		view := &clientView{Name: c.name, System: c.system, About: c.about}

@@ -118,7 +118,19 @@ func (f *fleet) startAgent(name, probe string) error {
 	if err := os.WriteFile(p.config, []byte(agentConfig(p, probe)), 0o600); err != nil {
 		return err
 	}
-	return f.run(name, f.agent(), "up", "--config", p.config, "--token", f.dirs.token(name))
+	args := []string{"up", "--config", p.config}
+	if _, err := os.Stat(p.state); os.IsNotExist(err) { // it knows the fleet already if it was up before
+		args = append(args, "--token", f.dirs.token(name))
+	}
+	return f.run(name, f.agent(), args...)
+}
+
+// stopAgent ends the agent that was started last, which keeps its membership.
+func (f *fleet) stopAgent() error {
+	last := len(f.children) - 1
+	c := f.children[last]
+	f.children = f.children[:last]
+	return c.stop(10 * time.Second)
 }
 
 func (f *fleet) run(name, program string, args ...string) error {

@@ -68,6 +68,15 @@ func (r *run) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := f.startAgent("fresh", "warm"); err != nil {
+		return err
+	}
+	if err := f.waitForAgent(ctx, "fresh", 20*time.Second); err != nil {
+		return err
+	}
+	if err := f.stopAgent(); err != nil {
+		return err
+	}
 	var err error
 	if r.strays, r.siteFetches, err = f.unprotected(ctx, r.fetch); err != nil {
 		return err
@@ -126,7 +135,7 @@ func (r *run) duringFlood(ctx context.Context) error {
 		return err
 	}
 	began := time.Now()
-	r.board.say("a fresh agent starts; all it knows is P1 and its token")
+	r.board.say("a fresh agent starts; all it knows is P1, which has not seen it since it was well")
 	if err := f.startAgent("fresh", "warm"); err != nil {
 		return err
 	}
