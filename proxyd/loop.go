@@ -96,7 +96,9 @@ func (e *edge) step(attacked, was bool) (acts []action) {
 	case !attacked && was:
 		e.machine.over(now)
 	}
-	acts = append(acts, e.machine.advance(now, l)...)
+	if len(acts) == 0 { // the load is of before a round that just began
+		acts = e.machine.advance(now, l)
+	}
 	if e.machine.state != before {
 		e.log.Info("state changed", "from", before, "to", e.machine.state, "why", e.machine.why)
 	}

@@ -101,8 +101,17 @@ func (r *run) proxyFigures() []figures.Figure {
 		flag("p1.suspended", suspended), flag("p1.back", r.back),
 		r.count("moves", "ms", func(c *clientView) uint64 { return c.Moves }).AtLeast(1),
 		r.count("transfers", "ms-fresh", func(c *clientView) uint64 { return c.Transfers }).AtLeast(1),
+		r.checked(),
 		r.count("transfers", "ms-each", func(c *clientView) uint64 { return c.Transfers }),
 	}
+}
+
+// checked is how many sealed replies P1's SYN Checker itself sent, beside those of its link listener.
+func (r *run) checked() figures.Figure {
+	r.board.mu.Lock()
+	defer r.board.mu.Unlock()
+	n := r.board.proxyLocked("p1").Counts["transfers"]
+	return figures.Count("transfers.checker", "ms-fresh", phaseFlood, int(n), 1).AtLeast(1)
 }
 
 func flag(id string, yes bool) figures.Figure {

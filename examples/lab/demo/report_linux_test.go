@@ -9,7 +9,7 @@ import (
 // good is a run in which everything went as it should.
 func goodRun() *run {
 	b := newBoard()
-	b.proxies = []*proxyView{{Name: "p1", Kind: "entry"}}
+	b.proxies = []*proxyView{{Name: "p1", Kind: "entry", proxyStatus: proxyStatus{Counts: map[string]uint64{"transfers": 1}}}}
 	start := time.Now()
 	r := &run{opts: &Options{Kind: "syn", RTT: 15 * time.Millisecond, Flood: 10 * time.Second}, board: b, floodStart: start, back: true, clients: map[string]*client{}}
 	for i, system := range []string{"ms", "ms-each", "ms-fresh", "plain"} {
@@ -48,6 +48,7 @@ func TestVerdictOfTheDemo(t *testing.T) {
 		"P1 did not come back":            func(r *run) { r.back = false },
 		"an agent stayed on P1":           func(r *run) { r.board.edgesAt["ms"] = r.board.edgesAt["ms"][:1] },
 		"no MIGRATE moved the warm agent": func(r *run) { r.clients["ms"].view.Moves = 0 },
+		"the SYN Checker sent nothing":    func(r *run) { r.board.proxyLocked("p1").Counts = nil },
 		"the fresh agent got no TRANSFER": func(r *run) { r.clients["ms-fresh"].view.Transfers = 0 },
 	} {
 		t.Run(rule, func(t *testing.T) {
