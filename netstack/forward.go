@@ -14,31 +14,57 @@ func (s *Stack) receive(id stack.TransportEndpointID, pkt *stack.PacketBuffer) b
 		return s.fwd.HandlePacket(id, pkt)
 	}
 	dst := destination{id.LocalAddress, id.LocalPort}
+	if !s.room(id, dst) {
+		return true
+	}
+	p := pending{syn: pkt.Clone()} // an ICMP error quotes the SYN
+	if s.cfg.Arrive != nil {
+		p.early = s.cfg.Arrive(addrPort(id.LocalAddress, id.LocalPort))
+	}
+	begun, handled := s.begin(id, dst, pkt, p)
+	if !begun {
+		p.syn.DecRef()
+		if p.early != nil {
+			p.early.Abort()
+		}
+	}
+	return handled
+}
 
+// room reports whether a SYN makes a new flow. Only the device's one reader makes flows, so the room is still there
+// when begin takes it.
+func (s *Stack) room(id stack.TransportEndpointID, dst destination) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, again := s.pending[id] // retransmitted: the handler is still at it
+	switch {
+	case s.closing, again:
+		return false
+	case len(s.pending) >= s.cfg.MaxInFlight:
+		s.counts.inFlightDrops.Add(1)
+		return false
+	case s.perDst[dst] >= s.cfg.MaxPerDestination:
+		s.counts.perDestinationDrops.Add(1)
+		return false
+	}
+	return true
+}
+
+// begin makes the flow. handled is false for a SYN with a bad checksum.
+func (s *Stack) begin(id stack.TransportEndpointID, dst destination, pkt *stack.PacketBuffer, p pending) (begun, handled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
-		return true
-	}
-	if _, again := s.pending[id]; again {
-		return true // retransmitted: the handler is still at it
-	}
-	if len(s.pending) >= s.cfg.MaxInFlight {
-		s.counts.inFlightDrops.Add(1)
-		return true
-	}
-	if s.perDst[dst] >= s.cfg.MaxPerDestination {
-		s.counts.perDestinationDrops.Add(1)
-		return true
+		return false, true
 	}
 	if !s.fwd.HandlePacket(id, pkt) {
-		return false // a bad checksum
+		return false, false
 	}
-	s.pending[id] = pkt.Clone() // an ICMP error quotes the SYN
+	s.pending[id] = p
 	s.perDst[dst]++
 	s.handlers.Add(1)
 	s.counts.flows.Add(1)
-	return true
+	return true, true
 }
 
 // serve is a flow's goroutine, started by the forwarder.
@@ -57,8 +83,8 @@ func (s *Stack) complete(r *tcp.ForwarderRequest, reset bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r.Complete(reset)
-	if syn, ok := s.pending[id]; ok {
-		syn.DecRef()
+	if p, ok := s.pending[id]; ok {
+		p.syn.DecRef()
 		delete(s.pending, id)
 	}
 	if s.perDst[dst]--; s.perDst[dst] <= 0 {
@@ -66,15 +92,21 @@ func (s *Stack) complete(r *tcp.ForwarderRequest, reset bool) {
 	}
 }
 
+// synOf is a clone of the SYN of a flow without a verdict, nil when there is none.
+func (s *Stack) synOf(id stack.TransportEndpointID) *stack.PacketBuffer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, ok := s.pending[id]
+	if !ok {
+		return nil
+	}
+	return p.syn.Clone()
+}
+
 // rejectSYN answers a flow's SYN with "host unreachable" in its own IP version.
 func (s *Stack) rejectSYN(id stack.TransportEndpointID) {
-	s.mu.Lock()
-	syn, ok := s.pending[id]
-	if ok {
-		syn = syn.Clone()
-	}
-	s.mu.Unlock()
-	if !ok {
+	syn := s.synOf(id)
+	if syn == nil {
 		return
 	}
 	defer syn.DecRef()
