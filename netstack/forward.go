@@ -14,53 +14,42 @@ func (s *Stack) receive(id stack.TransportEndpointID, pkt *stack.PacketBuffer) b
 		return s.fwd.HandlePacket(id, pkt)
 	}
 	dst := destination{id.LocalAddress, id.LocalPort}
-	if !s.room(id, dst) {
-		return true
-	}
-	p := pending{syn: pkt.Clone()} // an ICMP error quotes the SYN
-	if s.cfg.Arrive != nil {
-		p.early = s.cfg.Arrive(addrPort(id.LocalAddress, id.LocalPort))
-	}
-	begun, handled := s.begin(id, dst, pkt, p)
-	if !begun {
-		p.syn.DecRef()
-		if p.early != nil {
-			p.early.Abort()
+	early := make(chan any, 1)
+	begun, handled := s.begin(id, dst, pkt, early)
+	if begun {
+		// After the flow's goroutine was made: whatever Arrive wakes runs before it.
+		if s.cfg.Arrive == nil {
+			early <- nil
+		} else {
+			early <- s.cfg.Arrive(addrPort(id.LocalAddress, id.LocalPort))
 		}
 	}
 	return handled
 }
 
-// room reports whether a SYN makes a new flow. Only the device's one reader makes flows, so the room is still there
-// when begin takes it.
-func (s *Stack) room(id stack.TransportEndpointID, dst destination) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, again := s.pending[id] // retransmitted: the handler is still at it
-	switch {
-	case s.closing, again:
-		return false
-	case len(s.pending) >= s.cfg.MaxInFlight:
-		s.counts.inFlightDrops.Add(1)
-		return false
-	case s.perDst[dst] >= s.cfg.MaxPerDestination:
-		s.counts.perDestinationDrops.Add(1)
-		return false
-	}
-	return true
-}
-
-// begin makes the flow. handled is false for a SYN with a bad checksum.
-func (s *Stack) begin(id stack.TransportEndpointID, dst destination, pkt *stack.PacketBuffer, p pending) (begun, handled bool) {
+// begin makes a flow of a SYN, unless it is one that came before or there is no room. handled is false for a bad
+// checksum.
+func (s *Stack) begin(id stack.TransportEndpointID, dst destination, pkt *stack.PacketBuffer, early chan any) (begun, handled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
 		return false, true
 	}
+	if _, again := s.pending[id]; again {
+		return false, true // retransmitted: the handler is still at it
+	}
+	if len(s.pending) >= s.cfg.MaxInFlight {
+		s.counts.inFlightDrops.Add(1)
+		return false, true
+	}
+	if s.perDst[dst] >= s.cfg.MaxPerDestination {
+		s.counts.perDestinationDrops.Add(1)
+		return false, true
+	}
 	if !s.fwd.HandlePacket(id, pkt) {
 		return false, false
 	}
-	s.pending[id] = p
+	s.pending[id] = pending{syn: pkt.Clone(), early: early}
 	s.perDst[dst]++
 	s.handlers.Add(1)
 	s.counts.flows.Add(1)
@@ -73,6 +62,14 @@ func (s *Stack) serve(r *tcp.ForwarderRequest) {
 	f := newFlow(s, r)
 	defer f.Drop() // a request that is never completed would hold its place for ever
 	s.cfg.Handler(f)
+}
+
+// arrived waits for what Arrive says of a flow, which takes no time.
+func (s *Stack) arrived(id stack.TransportEndpointID) func() any {
+	s.mu.Lock()
+	early := s.pending[id].early
+	s.mu.Unlock()
+	return func() any { return <-early }
 }
 
 // complete ends the time in flight. Both tables are changed under one lock: a SYN that comes after sees a

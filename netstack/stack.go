@@ -38,8 +38,8 @@ type Config struct {
 	Handler func(*Flow)
 
 	// Arrive is told of a new connection as soon as its SYN is there, in the goroutine that reads the device: it must
-	// not block. What it returns is the flow's Early, or is aborted if there comes no flow. Both may be nil.
-	Arrive func(dst netip.AddrPort) Early
+	// not block. What it returns is the flow's Early, which the handler has to look at. May be nil.
+	Arrive func(dst netip.AddrPort) any
 
 	MaxInFlight       int // flows waiting for a verdict; 0 means 8192
 	MaxPerDestination int // the same for one address and port: a dead service must not block a live one; 0 means an eighth
@@ -68,13 +68,10 @@ type Stack struct {
 	conns   map[*conn]struct{}
 }
 
-// Early is what was begun for a flow before there was one.
-type Early interface{ Abort() }
-
 // pending is a flow without a verdict.
 type pending struct {
 	syn   *stack.PacketBuffer // an ICMP error quotes it
-	early Early               // what Arrive said
+	early chan any            // one value: what Arrive said
 }
 
 type destination struct {

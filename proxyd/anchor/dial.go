@@ -5,11 +5,14 @@ import (
 	"net"
 )
 
-// Dialing is a connection to an origin that was begun. Now is called first; if that has no answer yet, Wait.
+// Dialing is a connection to an origin that was begun. Now is called first. Where that has an answer and no error, Conn
+// follows; where it has none yet, Wait.
 type Dialing interface {
-	// Now does not wait: without an answer yet both results are nil.
-	Now() (net.Conn, error)
-	// Wait ends with ctx.
+	// Now says, without waiting, whether the origin has answered, and its error.
+	Now() (answered bool, err error)
+	// Conn is the connection that the origin has accepted.
+	Conn() (net.Conn, error)
+	// Wait waits for the connection until ctx is done.
 	Wait(ctx context.Context) (net.Conn, error)
 }
 
@@ -29,7 +32,8 @@ type waiting struct {
 	origin string
 }
 
-func (waiting) Now() (net.Conn, error) { return nil, nil }
+func (waiting) Now() (bool, error)      { return false, nil }
+func (waiting) Conn() (net.Conn, error) { panic("BUG: Conn of a dial that is waited for") }
 
 func (w waiting) Wait(ctx context.Context) (net.Conn, error) {
 	return w.a.cfg.Dial(ctx, "tcp", w.origin)

@@ -49,14 +49,28 @@ func (c *connecting) begin() error {
 	return nil
 }
 
-func (c *connecting) Now() (net.Conn, error) {
+func (c *connecting) Now() (bool, error) {
 	if c.err != nil {
-		return nil, c.failed(c.err)
+		return true, c.failed(c.err)
 	}
 	if !answered(c.fd) {
-		return nil, nil
+		return false, nil
 	}
-	return c.finish(os.NewFile(uintptr(c.fd), "origin"))
+	if err := outcome(c.fd); err != nil {
+		unix.Close(c.fd)
+		return true, c.failed(err)
+	}
+	return true, nil
+}
+
+func (c *connecting) Conn() (net.Conn, error) {
+	f := os.NewFile(uintptr(c.fd), "origin")
+	defer f.Close()
+	conn, err := net.FileConn(f) // with Go's own settings: no delay, keep-alive
+	if err != nil {
+		return nil, c.failed(err)
+	}
+	return conn, nil
 }
 
 func (c *connecting) Wait(ctx context.Context) (net.Conn, error) {
@@ -72,28 +86,28 @@ func (c *connecting) Wait(ctx context.Context) (net.Conn, error) {
 		f.Close()
 		return nil, c.failed(ctx.Err())
 	}
+	if err == nil {
+		err = outcome(c.fd)
+	}
 	if err != nil {
 		f.Close()
 		return nil, c.failed(err)
 	}
-	return c.finish(f)
-}
-
-// finish makes a net.Conn of the socket, or its error. It closes f.
-func (c *connecting) finish(f *os.File) (net.Conn, error) {
 	defer f.Close()
-	code, err := unix.GetsockoptInt(int(f.Fd()), unix.SOL_SOCKET, unix.SO_ERROR)
-	if err == nil && code != 0 {
-		err = unix.Errno(code)
-	}
-	if err != nil {
-		return nil, c.failed(os.NewSyscallError("connect", err))
-	}
-	conn, err := net.FileConn(f) // with Go's own settings: no delay, keep-alive
+	conn, err := net.FileConn(f)
 	if err != nil {
 		return nil, c.failed(err)
 	}
 	return conn, nil
+}
+
+// outcome is how connect() ended.
+func outcome(fd int) error {
+	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err == nil && code != 0 {
+		err = unix.Errno(code)
+	}
+	return os.NewSyscallError("connect", err)
 }
 
 func (c *connecting) failed(err error) error {

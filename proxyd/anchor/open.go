@@ -49,50 +49,62 @@ func (a *Anchor) open(ctx context.Context, wg *sync.WaitGroup, at *attached, st 
 // connect connects the stream to its origin; end is called when it is over.
 func (a *Anchor) connect(ctx context.Context, wg *sync.WaitGroup, at *attached, st *session.Stream, svc Service, end func()) {
 	d := a.begin(svc.Origin)
-	origin, err := d.Now()
-	if origin == nil && err == nil {
+	answered, err := d.Now()
+	switch {
+	case err != nil:
+		a.refuse(at, st, svc, err)
+		end()
+	case !answered:
 		wg.Go(func() {
 			defer end()
 			origin, err := a.wait(ctx, st, d)
-			if a.answer(at, st, svc, origin, err) {
-				a.relay(ctx, st, origin)
+			if err == nil {
+				err = a.introduce(origin, at, svc)
 			}
-		})
-		return
-	}
-	if err != nil {
-		a.answer(at, st, svc, nil, err)
-		end()
-		return
-	}
-	// Before the answer: the writer of the link, which carries it, is then the one that runs next.
-	answered := make(chan bool, 1)
-	wg.Go(func() {
-		defer end()
-		if <-answered {
+			if err != nil {
+				a.refuse(at, st, svc, err)
+				return
+			}
+			a.opened.Add(1)
+			st.AcceptOK()
 			a.relay(ctx, st, origin)
-		}
-	})
-	answered <- a.answer(at, st, svc, origin, nil)
+		})
+	default:
+		// Made before the answer, so that the link's writer, which carries that, is what runs next.
+		wg.Go(func() {
+			defer end()
+			origin, err := d.Conn()
+			if err == nil {
+				err = a.introduce(origin, at, svc)
+			}
+			if err != nil {
+				a.log.Debug("origin lost", "service", svc.Name, "err", err)
+				st.Abort()
+				return
+			}
+			a.relay(ctx, st, origin)
+		})
+		a.opened.Add(1)
+		st.AcceptOK()
+	}
 }
 
-// answer tells the agent how the dial went, and the origin who the agent is. False: there is nothing to carry.
-func (a *Anchor) answer(at *attached, st *session.Stream, svc Service, origin net.Conn, err error) bool {
-	if err == nil && svc.ProxyProtocol {
-		if _, err = origin.Write(appendProxyHeader(nil, at.addr, svc.Public, at.agent.Agent)); err != nil {
-			reset(origin)
-			a.fail(at, st, svc.Name, &failure{proto.OpenRefused, words[proto.OpenRefused], err})
-			return false
-		}
+// introduce tells the origin who the agent is, if it wants to know. It closes what it can't use.
+func (a *Anchor) introduce(origin net.Conn, at *attached, svc Service) error {
+	if !svc.ProxyProtocol {
+		return nil
 	}
+	_, err := origin.Write(appendProxyHeader(nil, at.addr, svc.Public, at.agent.Agent))
 	if err != nil {
-		code := codeOf(err)
-		a.fail(at, st, svc.Name, &failure{code, words[code], err})
-		return false
+		reset(origin)
 	}
-	a.opened.Add(1)
-	st.AcceptOK()
-	return true
+	return err
+}
+
+// refuse tells the agent why there is no connection.
+func (a *Anchor) refuse(at *attached, st *session.Stream, svc Service, err error) {
+	code := codeOf(err)
+	a.fail(at, st, svc.Name, &failure{code, words[code], err})
 }
 
 func (at *attached) use(name string, n int) {
