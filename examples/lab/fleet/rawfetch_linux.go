@@ -1,4 +1,4 @@
-package demo
+package fleet
 
 import (
 	"bytes"
@@ -10,34 +10,67 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"migrationsensor/examples/lab/kernel"
 )
 
-// times are one fetch's.
-type times struct {
-	status         int
-	connect, total time.Duration
+// Times are one fetch's.
+type Times struct {
+	Status         int           // HTTP's
+	Connect, Total time.Duration // Connect 0: the connection did not come about
 }
 
-// rawFetch fetches by blocking system calls on the calling thread: between the application's
+// The application's patience.
+const (
+	ConnectLimit = 3 * time.Second // two repetitions of a SYN
+	FetchLimit   = 15 * time.Second
+)
+
+// Fetch fetches by blocking system calls on the calling thread: between the application's
 // connect() and its return stands nothing of Go's scheduler.
-func rawFetch(ctx context.Context, at netip.AddrPort, path string, body func([]byte) error) (t times, err error) {
+func Fetch(ctx context.Context, at netip.AddrPort, path string, body func([]byte) error) (t Times, err error) {
 	begin := time.Now()
-	fd, err := dialRaw(ctx, at)
+	fd, err := Dial(ctx, at)
 	if err != nil {
 		return t, err
 	}
 	defer unix.Close(fd)
-	t.connect = time.Since(begin)
-	request := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", path, at)
-	if _, err := again(func() (int, error) { return unix.Write(fd, []byte(request)) }); err != nil {
-		return t, fmt.Errorf("send the request: %w", err)
-	}
-	t.status, err = readReply(fd, body)
-	t.total = time.Since(begin)
+	t.Connect = time.Since(begin)
+	t.Status, err = Get(fd, at, path, body)
+	t.Total = time.Since(begin)
 	return t, err
 }
 
-func dialRaw(ctx context.Context, at netip.AddrPort) (fd int, err error) {
+// Get asks a connected socket for a path and hands the reply's body on.
+func Get(fd int, at netip.AddrPort, path string, body func([]byte) error) (status int, err error) {
+	request := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", path, at)
+	if _, err := again(func() (int, error) { return unix.Write(fd, []byte(request)) }); err != nil {
+		return 0, fmt.Errorf("send the request: %w", err)
+	}
+	return readReply(fd, body)
+}
+
+// Fetch fetches the file by system calls on a thread in the namespace.
+func (o *Origin) Fetch(ctx context.Context, ns *kernel.Namespace, at netip.AddrPort) Sample {
+	s := Sample{Start: time.Now()}
+	body := NewBody()
+	var t Times
+	err := ns.Block(func() (err error) {
+		t, err = Fetch(ctx, at, "/file", func(b []byte) error { _, err := body.Write(b); return err })
+		return err
+	})
+	s.Connect, s.Total, s.Connected = t.Connect, t.Total, t.Connect > 0
+	s.Whole = err == nil && t.Status == 200 && body.Whole()
+	s.Wrong = s.Whole && !body.Is(o.Digest)
+	if err != nil {
+		s.Err = err.Error()
+	}
+	return s
+}
+
+// Dial connects by a blocking connect(), within ConnectLimit, and returns a socket whose reads end
+// with the context's deadline, FetchLimit at most.
+func Dial(ctx context.Context, at netip.AddrPort) (fd int, err error) {
 	family, sa := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16()})
 	if at.Addr().Is4() {
 		family, sa = unix.AF_INET, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}
@@ -46,11 +79,11 @@ func dialRaw(ctx context.Context, at netip.AddrPort) (fd int, err error) {
 	if err != nil {
 		return -1, err
 	}
-	limit := fetchLimit
+	limit := FetchLimit
 	if deadline, ok := ctx.Deadline(); ok {
-		limit = time.Until(deadline)
+		limit = min(limit, max(time.Millisecond, time.Until(deadline))) // 0 would be no limit
 	}
-	for option, d := range map[int]time.Duration{unix.SO_SNDTIMEO: min(limit, connectLimit), unix.SO_RCVTIMEO: limit} {
+	for option, d := range map[int]time.Duration{unix.SO_SNDTIMEO: min(limit, ConnectLimit), unix.SO_RCVTIMEO: limit} {
 		tv := unix.NsecToTimeval(int64(d))
 		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, option, &tv); err != nil {
 			unix.Close(fd)
@@ -80,7 +113,7 @@ func connect(fd int, sa unix.Sockaddr, limit time.Duration) error {
 	if err != unix.EINTR {
 		return err
 	}
-	deadline := time.Now().Add(min(limit, connectLimit))
+	deadline := time.Now().Add(min(limit, ConnectLimit))
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 	n, err := again(func() (int, error) {
 		ts := unix.NsecToTimespec(int64(max(0, time.Until(deadline))))
