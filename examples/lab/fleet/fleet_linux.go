@@ -264,6 +264,14 @@ func (f *Fleet) AgentStatus(ctx context.Context, name string) (st AgentStatus, e
 	return st, err
 }
 
+// Forget makes an agent forget the proxy that it was told: it starts again at the entries.
+func (f *Fleet) Forget(ctx context.Context, name string) error {
+	if err := Control(ctx, f.dirs.of(name).Socket, "POST", "/forget", nil); err != nil {
+		return fmt.Errorf("make the agent %s forget its proxy: %w (does %s have `ms-agent forget`? build it with `make`)", name, err, f.agent())
+	}
+	return nil
+}
+
 // Healthy returns an error if any child ended.
 func (f *Fleet) Healthy() error {
 	for _, c := range f.children {

@@ -3,6 +3,7 @@ package fleet
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -52,15 +53,33 @@ func Get(fd int, at netip.AddrPort, path string, body func([]byte) error) (statu
 
 // Fetch fetches the file by system calls on a thread in the namespace.
 func (o *Origin) Fetch(ctx context.Context, ns *kernel.Namespace, at netip.AddrPort) Sample {
-	s := Sample{Start: time.Now()}
+	return o.FetchBy(ctx, ns, at, Dial)
+}
+
+// Dialer makes a connected, blocking socket by system calls on the calling thread.
+type Dialer func(ctx context.Context, to netip.AddrPort) (fd int, err error)
+
+// FetchBy is Fetch with another way to connect.
+func (o *Origin) FetchBy(ctx context.Context, ns *kernel.Namespace, at netip.AddrPort, dial Dialer) Sample {
+	s := Sample{}
 	body := NewBody()
-	var t Times
-	err := ns.Block(func() (err error) {
-		t, err = Fetch(ctx, at, "/file", func(b []byte) error { _, err := body.Write(b); return err })
+	status := 0
+	err := ns.Block(func() error {
+		s.Start = time.Now()
+		fd, err := dial(ctx, at)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		s.Connect, s.Connected = time.Since(s.Start), true
+		if err := setTimeout(ctx, fd, unix.SO_RCVTIMEO, FetchLimit); err != nil {
+			return err
+		}
+		status, err = Get(fd, at, "/file", func(b []byte) error { _, err := body.Write(b); return err })
+		s.Total = time.Since(s.Start)
 		return err
 	})
-	s.Connect, s.Total, s.Connected = t.Connect, t.Total, t.Connect > 0
-	s.Whole = err == nil && t.Status == 200 && body.Whole()
+	s.Whole = err == nil && status == 200 && body.Whole()
 	s.Wrong = s.Whole && !body.Is(o.Digest)
 	if err != nil {
 		s.Err = err.Error()
@@ -79,22 +98,29 @@ func Dial(ctx context.Context, at netip.AddrPort) (fd int, err error) {
 	if err != nil {
 		return -1, err
 	}
-	limit := FetchLimit
-	if deadline, ok := ctx.Deadline(); ok {
-		limit = min(limit, max(time.Millisecond, time.Until(deadline))) // 0 would be no limit
+	err = errors.Join(setTimeout(ctx, fd, unix.SO_SNDTIMEO, ConnectLimit), setTimeout(ctx, fd, unix.SO_RCVTIMEO, FetchLimit))
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
 	}
-	for option, d := range map[int]time.Duration{unix.SO_SNDTIMEO: min(limit, ConnectLimit), unix.SO_RCVTIMEO: limit} {
-		tv := unix.NsecToTimeval(int64(d))
-		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, option, &tv); err != nil {
-			unix.Close(fd)
-			return -1, err
-		}
-	}
-	if err := connect(fd, sa, limit); err != nil {
+	if err := connect(fd, sa, within(ctx, ConnectLimit)); err != nil {
 		unix.Close(fd)
 		return -1, fmt.Errorf("connect to %s: %w", at, err)
 	}
 	return fd, nil
+}
+
+// within is the time until ctx's deadline, limit at most.
+func within(ctx context.Context, limit time.Duration) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return min(limit, max(time.Millisecond, time.Until(deadline))) // 0 would be no limit
+	}
+	return limit
+}
+
+func setTimeout(ctx context.Context, fd, option int, limit time.Duration) error {
+	tv := unix.NsecToTimeval(int64(within(ctx, limit)))
+	return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, option, &tv)
 }
 
 // again repeats a call that one of Go's own signals interrupted: calls with a time limit are not
@@ -113,7 +139,7 @@ func connect(fd int, sa unix.Sockaddr, limit time.Duration) error {
 	if err != unix.EINTR {
 		return err
 	}
-	deadline := time.Now().Add(min(limit, ConnectLimit))
+	deadline := time.Now().Add(limit)
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 	n, err := again(func() (int, error) {
 		ts := unix.NsecToTimespec(int64(max(0, time.Until(deadline))))
