@@ -22,8 +22,9 @@ type Agent struct {
 	sys     System
 	log     *slog.Logger
 	handler *connhandler.Handler
-	machine Machine        // nil with NoTUN, and before Run has opened it
-	kick    chan *dataLink // to the supervisor: a connection wants another session than this; full: it knows
+	machine Machine            // nil with NoTUN, and before Run has opened it
+	kick    chan *dataLink     // to the supervisor: a connection wants another session than this; full: it knows
+	forgets chan chan struct{} // to the supervisor, which closes what it gets when it has forgotten
 	ready   chan struct{}
 	isReady sync.Once
 
@@ -54,7 +55,7 @@ func New(cfg Config, sys System) (*Agent, error) {
 	sys = sys.withDefaults()
 	a := &Agent{
 		cfg: cfg, sys: sys, log: sys.Log,
-		kick: make(chan *dataLink, 1), ready: make(chan struct{}),
+		kick: make(chan *dataLink, 1), forgets: make(chan chan struct{}), ready: make(chan struct{}),
 		state: stateStopped, since: sys.Now(), round: newRound(), links: make(map[*dataLink]struct{}),
 	}
 	mode := connhandler.Warm
@@ -89,7 +90,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	sctx, scancel := context.WithCancel(context.WithoutCancel(ctx)) // the socket goes last
 	served := make(chan error, 1)
-	go func() { served <- serveControl(sctx, l, a.Status, down) }()
+	go func() { served <- serveControl(sctx, l, a.Status, a.Forget, down) }()
 	err = a.run(ctx)
 	scancel()
 	return errors.Join(err, <-served)
@@ -195,6 +196,28 @@ func (a *Agent) start(d *dataLink) bool {
 		a.mu.Unlock()
 	}
 	return ok
+}
+
+// Forget lets go of the current proxy and of the memory of where proxies have sent this agent, and begins again at the
+// entries: the way back when a fleet was rebuilt, and what makes an agent new to an attack in the paper's experiments.
+// It returns when new connections no longer use the old proxy; those that run finish there.
+func (a *Agent) Forget(ctx context.Context) error {
+	a.mu.Lock()
+	running := a.runCtx
+	a.mu.Unlock()
+	if running == nil {
+		return errors.New("the agent is not connected to its fleet yet: try again when `ms-agent status` shows it")
+	}
+	done := make(chan struct{})
+	select {
+	case a.forgets <- done:
+	case <-running.Done():
+		return errors.New("the agent is stopping")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	<-done // the supervisor never leaves it open
+	return nil
 }
 
 // DialContext opens a connection to a protected address, as an application's connect() through the TUN would: its

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -47,12 +48,17 @@ func listenControl(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// serveControl answers GET /status and POST /down until ctx is done.
-func serveControl(ctx context.Context, l net.Listener, status func() Status, down func()) error {
+// serveControl answers GET /status, POST /forget and POST /down until ctx is done.
+func serveControl(ctx context.Context, l net.Listener, status func() Status, forget func(context.Context) error, down func()) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(status()) // the asker has gone: nobody to tell
+	})
+	mux.HandleFunc("POST /forget", func(w http.ResponseWriter, r *http.Request) {
+		if err := forget(r.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		}
 	})
 	mux.HandleFunc("POST /down", func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusAccepted)
@@ -104,7 +110,8 @@ func (c Control) do(ctx context.Context, method, path string, into any) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode >= 300 {
-		return fmt.Errorf("%s %s: %s", method, path, resp.Status)
+		why, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // a part of it will do
+		return fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, strings.TrimSpace(string(why)))
 	}
 	if into == nil {
 		return nil
@@ -116,6 +123,11 @@ func (c Control) do(ctx context.Context, method, path string, into any) error {
 func (c Control) Status(ctx context.Context) (Status, error) {
 	var s Status
 	return s, c.do(ctx, http.MethodGet, "/status", &s)
+}
+
+// Forget has the agent forget the proxy that it was sent to; see [Agent.Forget].
+func (c Control) Forget(ctx context.Context) error {
+	return c.do(ctx, http.MethodPost, "/forget", nil)
 }
 
 // Down stops the agent and returns when it has undone everything it did to the machine.

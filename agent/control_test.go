@@ -23,8 +23,10 @@ func TestControlSocket(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
+	refusal := errors.New("not connected yet")
+	forget := func(context.Context) error { err := refusal; refusal = nil; return err }
 	go func() {
-		served <- serveControl(ctx, l, func() Status { return Status{State: stateConnected, Fleet: "test"} }, cancel)
+		served <- serveControl(ctx, l, func() Status { return Status{State: stateConnected, Fleet: "test"} }, forget, cancel)
 	}()
 	c := Control{path}
 	s, err := c.Status(t.Context())
@@ -33,6 +35,12 @@ func TestControlSocket(t *testing.T) {
 	}
 	if _, err := listenControl(path); !errors.Is(err, ErrRunning) {
 		t.Errorf("second agent on the socket: got %v, want %v", err, ErrRunning)
+	}
+	if err := c.Forget(t.Context()); err == nil || !strings.Contains(err.Error(), "not connected yet") {
+		t.Errorf("forget: got %v, want the agent's own reason", err)
+	}
+	if err := c.Forget(t.Context()); err != nil {
+		t.Errorf("forget: %v", err)
 	}
 	dctx, dcancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer dcancel()

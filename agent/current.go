@@ -8,7 +8,7 @@ import (
 
 // What the supervisor tells the rest of the agent about the current edge.
 
-// useData makes d the session for new streams. The one before is let go, unless the current uplink still has it: that
+// useData makes d, or nothing, the session for new streams. The one before is let go, unless the current uplink still has it: that
 // is done when the new uplink is complete.
 func (a *Agent) useData(d *dataLink) {
 	a.mu.Lock()
@@ -17,7 +17,9 @@ func (a *Agent) useData(d *dataLink) {
 		old.Retire()
 	}
 	a.warm = d
-	a.endRoundLocked(nil)
+	if d != nil {
+		a.endRoundLocked(nil)
+	}
 }
 
 // release says that no uplink has d any more; it ends with its streams if new ones go elsewhere.

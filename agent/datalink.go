@@ -14,9 +14,8 @@ import (
 )
 
 const (
-	sessionTimeout = 5 * time.Second        // from SESSION to its answer
-	drainCheck     = 20 * time.Millisecond  // how soon a retired session is looked at, then
-	drainCheckMax  = 250 * time.Millisecond // less and less often
+	drainCheck    = 20 * time.Millisecond  // how soon a retired session is looked at, then
+	drainCheckMax = 250 * time.Millisecond // less and less often
 )
 
 var errDeadline = errors.New("the migration's deadline has passed")
@@ -35,19 +34,15 @@ type dataLink struct {
 	done       chan struct{} // closed when the session has ended and the link is closed
 }
 
-// openSession makes a session on a link that is up; ctx bounds the question only. run has to follow.
-func openSession(ctx context.Context, l *link.Link, now time.Time) (*dataLink, error) {
-	ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
-	defer cancel()
-	ok, err := link.OpenSession(ctx, l, proto.Session{Credit: session.DefaultWindow})
-	if err != nil {
-		l.Abort()
-		return nil, fmt.Errorf("session at proxy %s: %w", l.Target.Node, err)
-	}
-	return &dataLink{
+// newDataLink makes a session on a link that is up: SESSION goes with its first OPEN, and no connection waits for the
+// answer. run has to follow.
+func newDataLink(l *link.Link, now time.Time) *dataLink {
+	d := &dataLink{
 		link: l, since: now, retired: make(chan struct{}), done: make(chan struct{}),
-		sess: session.New(session.Config{PeerWindow: int(ok.Credit), MaxStreams: int(ok.MaxStreams)}),
-	}, nil
+		sess: session.New(session.Config{}),
+	}
+	d.sess.Ask()
+	return d
 }
 
 // run carries the session until it ends, by itself, because its link did, or because it was retired and its last
@@ -88,7 +83,7 @@ func (d *dataLink) end(why error) { d.sess.Close(why) }
 
 func (d *dataLink) ended() bool { return d.sess.Err() != nil }
 
-// Retire, Ping, Heard, SRTT and Open make it a connhandler.Session.
+// Retire, Ping, Heard, SRTT and Begin make it a connhandler.Session.
 func (d *dataLink) Retire() { d.retireOnce.Do(func() { close(d.retired) }) }
 
 func (d *dataLink) Ping() { d.sess.Ping() }
@@ -103,12 +98,25 @@ func (d *dataLink) SRTT() time.Duration {
 	return d.link.RTT()
 }
 
-func (d *dataLink) Open(ctx context.Context, service string) (connhandler.Conn, error) {
-	st, err := d.sess.Open(ctx, service)
+// Begin asks for a stream.
+func (d *dataLink) Begin(service string) (connhandler.Opening, error) {
+	st, err := d.sess.Begin(service)
 	if err != nil {
 		return nil, openError(err)
 	}
-	return st, nil
+	return opening{st}, nil
+}
+
+// opening is a stream as the Connection Handler waits for it.
+type opening struct{ st *session.Stream }
+
+func (o opening) Done() <-chan struct{} { return o.st.Opened() }
+func (o opening) Abort()                { o.st.Abort() }
+func (o opening) Result() (connhandler.Conn, error) {
+	if err := o.st.Answer(); err != nil {
+		return nil, openError(err)
+	}
+	return o.st, nil
 }
 
 // openError says the anchor's answer in the Connection Handler's words.

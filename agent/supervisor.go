@@ -68,6 +68,9 @@ func (a *Agent) supervise(ctx context.Context) {
 			s.lost(ctx, "data link ended")
 		case was := <-s.kick:
 			s.kicked(ctx, was)
+		case done := <-s.forgets:
+			s.forget(ctx)
+			close(done)
 		}
 	}
 }
@@ -253,6 +256,24 @@ func (s *supervisor) migrate(ctx context.Context, m *proto.Migrate) {
 	s.event("migrating", fmt.Sprintf("%s sends this client to %s, in %v", s.edgeName(s.up.cand.Target), s.edgeName(m.Targets[0]), wait.Round(time.Millisecond)))
 	s.setState(stateMoving, "")
 	s.begin(ctx, told(m.Targets), wait, true)
+}
+
+// forget lets the current edge go and begins again at the entries, as an agent that was told nothing.
+func (s *supervisor) forget(ctx context.Context) {
+	s.abandon()
+	e := *s.enrolled()
+	e.Current = nil
+	s.keep(&e)
+	s.named, s.until = nil, time.Time{}
+	s.useData(nil) // an attempt that was given up may have left one
+	if u := s.up; u != nil {
+		s.up = nil
+		u.close()
+		s.disconnected()
+		s.release(u.data)
+	}
+	s.event("forgotten", "the proxy that this agent was sent to is forgotten; it begins again at the entries")
+	s.begin(ctx, s.enrolled().candidates(nil), 0, false)
 }
 
 // leave looks for another edge than the current one, which stays in use until there is one.

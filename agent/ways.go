@@ -82,25 +82,61 @@ func handlerError(err error) error {
 	return explainConnect(err)
 }
 
-// Each is the paper's Connection Handler (section 4.1): a handshake with the proxy at dst, a bounded wait for what
-// its first byte says, and, upon a transfer, a second one at the proxy that it names. If the proxy at dst is silent
-// the edge that the agent was told to use is asked, which the paper's client, with a hard-coded address, could not.
-func (w ways) Each(ctx context.Context, dst netip.AddrPort) (connhandler.Session, error) {
+// Each is the paper's Connection Handler (section 4.1): a handshake with the proxy at dst, a bounded wait for its
+// answer, and, upon a transfer, a second handshake at the proxy that it names. Where there is a warm session the first
+// one is a probe beside it; it is used if the proxy says go ahead, or names the proxy where it stands. Else the first
+// handshake is that of a link, which then carries the connection.
+//
+// If the proxy at dst is silent the edge that the agent was told to use is asked, which the paper's client, with a
+// hard-coded address, could not.
+func (w ways) Each(ctx context.Context, dst netip.AddrPort, warm connhandler.Session) (connhandler.Session, error) {
 	e := w.enrolled()
 	first, ok := e.entryAt(dst.Addr())
 	if !ok {
 		return nil, connhandler.ErrNobody
 	}
-	d, err := w.probe(ctx, w.edgeDialer(e, w.cfg.ProbeWait), first)
+	dialer := w.edgeDialer(e, w.cfg.ProbeWait)
+	if was, ok := warm.(*dataLink); ok {
+		return w.beside(ctx, e, dialer, first, was)
+	}
+	d, err := w.probe(ctx, dialer, first)
 	if err != nil && ctx.Err() == nil && noAnswer(err) {
 		if c, ok := w.toldEdge(e, first.Node); ok {
-			d, err = w.probe(ctx, w.edgeDialer(e, w.cfg.ProbeWait), c)
+			d, err = w.probe(ctx, dialer, c)
 		}
 	}
 	if err != nil {
 		return nil, handlerError(err)
 	}
 	return d, nil
+}
+
+// beside asks the proxy first while a stream is being opened on the warm session, and says which session the
+// connection should have.
+func (w ways) beside(ctx context.Context, e *enrolment, d *link.Dialer, first candidate, warm *dataLink) (connhandler.Session, error) {
+	r, err := d.Probe(ctx, first.Target)
+	if err != nil {
+		if c, ok := w.toldEdge(e, first.Node); ok && noAnswer(err) && c.Node == warm.cand.Node {
+			return warm, nil
+		}
+		return nil, handlerError(err)
+	}
+	switch r.Kind {
+	case proto.ReplyGo:
+		return warm, nil
+	case proto.ReplyTransfer:
+		if i := slices.IndexFunc(r.Targets, func(t proto.Target) bool { return t.Node == warm.cand.Node }); i >= 0 {
+			w.noteTransfers([]proto.Target{first.Target, r.Targets[i]})
+			return warm, nil
+		}
+		w.noteTransfers([]proto.Target{first.Target, r.Targets[0]})
+		next, err := w.probe(ctx, d, candidate{Target: r.Targets[0], told: true})
+		if err != nil {
+			return nil, handlerError(err)
+		}
+		return next, nil
+	}
+	return nil, handlerError(&link.SealedError{Reply: r})
 }
 
 // toldEdge is the edge that a proxy told the agent to use, if that is another one than node.
@@ -117,10 +153,7 @@ func (a *Agent) probe(ctx context.Context, d *link.Dialer, c candidate) (*dataLi
 	if err != nil {
 		return nil, err
 	}
-	dl, err := openSession(ctx, l, a.sys.Now())
-	if err != nil {
-		return nil, err
-	}
+	dl := newDataLink(l, a.sys.Now())
 	dl.cand = candidate{Target: l.Target, name: a.enrolled().nameOf(l.Target.Node), told: true}
 	if dl.cand.name != "" {
 		dl.cand.told = false

@@ -48,11 +48,12 @@
 //
 // # Preamble
 //
-// The first 76 bytes of every link; a knock is the same bytes alone in a UDP datagram.
+// The first 76 bytes of every link; a knock is the same bytes alone in a UDP datagram, a probe the same
+// bytes alone in a TCP connection, which ends with its sealed reply: the paper's first handshake.
 //
 //	 0  magic    4  4d 53 70 01
 //	 4  version  1  1; this layout stays in every version, so that a newer agent can be answered
-//	 5  kind     1  1 control, 2 data, 3 enrol, 4 knock
+//	 5  kind     1  1 control, 2 data, 3 enrol, 4 knock, 5 probe
 //	 6  key id   2  generation, issuer (0: the edge itself, else its number for a neighbour)
 //	 8  handle  16
 //	24  target   8  node id: an anchor (data), else the edge's own
@@ -78,10 +79,10 @@
 // The same content gives the same bytes, so a preamble sent twice gets one answer without memory; other
 // content gets another nonce. Plaintext:
 //
-//	  0  kind        1  1 transfer, 2 retry, 3 busy, 4 reject
+//	  0  kind        1  1 transfer, 2 retry, 3 busy, 4 reject, 5 go ahead (to a probe only)
 //	  1  count       1  transfer: number of targets, 1 or 2
 //	                    retry, busy: how long to wait, in 100 ms
-//	                    reject: 1 clock, 2 version, 3 revoked
+//	                    reject: 1 clock, 2 version, 3 revoked; go ahead: 0
 //	  2  server time 4  reject only, else 0
 //	  6  round       8  of the attack
 //	 14  client     18  address and port as seen
@@ -112,7 +113,7 @@
 //
 // Sessions, on data links (package session has the rules; the offset is in the header):
 //
-//	01 SESSION     A →    credit 4: first window of a stream towards the agent
+//	01 SESSION     A →    credit 4: first window of a stream towards the agent; OPEN may follow at once
 //	02 SESSION_OK    ←    session 16, credit 4 (towards the anchor), streams 4, grace ms
 //	10 OPEN        A →    credit 4 (0: the session's), service text
 //	11 OPEN_OK       ←    credit 4 (0: the session's)

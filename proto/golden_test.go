@@ -109,6 +109,7 @@ func golden() (names []string, is map[string][]byte) {
 		{Kind: ReplyRetry, After: 2500 * time.Millisecond, Round: 5},
 		{Kind: ReplyBusy, After: time.Second},
 		{Kind: ReplyReject, Code: RejectClock, ServerTime: aTime},
+		{Kind: ReplyGo, Round: 5},
 	} {
 		sealed := r.Seal(pre, keys)
 		add(fmt.Sprintf("sealed-%d", r.Kind), sealed[:])

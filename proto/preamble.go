@@ -30,6 +30,7 @@ const (
 	KindData                    // ends at the anchor
 	KindEnrol                   // a token's way to the signing node
 	KindKnock                   // one UDP datagram that opens a door
+	KindProbe                   // no link: it ends with its one sealed answer
 )
 
 func (k Kind) String() string {
@@ -42,6 +43,8 @@ func (k Kind) String() string {
 		return "enrol"
 	case KindKnock:
 		return "knock"
+	case KindProbe:
+		return "probe"
 	}
 	return fmt.Sprintf("kind(%d)", uint8(k))
 }

@@ -34,6 +34,7 @@ const (
 	ReplyRetry                         // come again after After
 	ReplyBusy                          // full; another entry, or again after After
 	ReplyReject                        // Code says why
+	ReplyGo                            // to a probe only: this proxy serves its clients itself
 )
 
 // Codes of ReplyReject.
@@ -173,6 +174,10 @@ func parseReply(b []byte) (Reply, error) {
 		r.After = time.Duration(count) * sealedStep
 	case ReplyReject:
 		r.Code = count
+	case ReplyGo:
+		if count != 0 {
+			return Reply{}, fmt.Errorf("go ahead with count %d: %w", count, ErrReply)
+		}
 	default:
 		return Reply{}, fmt.Errorf("kind %d: %w", r.Kind, ErrReply)
 	}

@@ -408,11 +408,8 @@ func (c *client) next(said <-chan proto.Message) proto.Message {
 func (c *client) session(t proto.Target, told bool) (s *session.Session, end func()) {
 	c.w.t.Helper()
 	l := c.link(t, proto.KindData, told)
-	ok, err := link.OpenSession(c.w.t.Context(), l, proto.Session{Credit: session.DefaultWindow})
-	if err != nil {
-		c.w.t.Fatal(err)
-	}
-	s = session.New(session.Config{PeerWindow: int(ok.Credit), MaxStreams: int(ok.MaxStreams)})
+	s = session.New(session.Config{})
+	s.Ask()
 	done := make(chan struct{})
 	go func() { defer close(done); s.Close(link.Pump(context.Background(), l, s)) }()
 	end = sync.OnceFunc(func() { s.Close(nil); <-done })

@@ -32,8 +32,8 @@ type Conn interface {
 
 // Session opens streams at one proxy.
 type Session interface {
-	// Open returns a stream that the origin has accepted, or one of the errors below, or what ended the session.
-	Open(ctx context.Context, service string) (Conn, error)
+	// Begin asks for a stream and does not wait.
+	Begin(service string) (Opening, error)
 	// Ping asks the link for a sign of life; it does not wait.
 	Ping()
 	// Heard is when the link last said anything.
@@ -43,15 +43,25 @@ type Session interface {
 	Retire()
 }
 
+// Opening is a stream that was asked for.
+type Opening interface {
+	Done() <-chan struct{} // closed when there is an answer
+	// Result is, once Done is closed, a stream that the origin has accepted, or one of the errors below, or what ended
+	// the session.
+	Result() (Conn, error)
+	Abort() // gives it up
+}
+
 // Ways are the sessions there are, or can be made.
 type Ways interface {
 	// Warm is the session at the current proxy, nil when there is none.
 	Warm() Session
 	// Fresh makes a new one beside old, which becomes the warm one. Callers at the same time share one probe.
 	Fresh(ctx context.Context, old Session) (Session, error)
-	// Each makes a session for one connection to dst: the paper's two handshakes, each with a bounded wait. Nobody
+	// Each asks the proxy at dst where one connection should go: the paper's first handshake, with a bounded wait. The
+	// answer is warm if that will do, else a session made for this connection: the second one. warm may be nil. Nobody
 	// who speaks our protocol: [ErrNobody].
-	Each(ctx context.Context, dst netip.AddrPort) (Session, error)
+	Each(ctx context.Context, dst netip.AddrPort, warm Session) (Session, error)
 }
 
 // What became of a connection. The first three carry the system's own error, so a caller of [Handler.Dial] may

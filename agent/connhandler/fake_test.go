@@ -60,6 +60,12 @@ func (h *half) write(p []byte) (int, error) {
 	return h.buf.Write(p)
 }
 
+func (h *half) isReset() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return errors.Is(h.err, syscall.ECONNRESET)
+}
+
 func (h *half) set(f func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -168,32 +174,64 @@ type fakeSession struct {
 	heard   time.Time
 	far     []*fakeConn
 	opens   int
+	given   int // OPENs given up
 	pings   int
 	retired bool
 }
 
-func (s *fakeSession) Open(ctx context.Context, _ string) (Conn, error) {
-	s.mu.Lock()
-	s.opens++
-	s.mu.Unlock()
-	wait := time.After(s.delay)
-	if s.silent {
-		wait = nil
-	}
-	select {
-	case <-wait:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+func (s *fakeSession) Begin(string) (Opening, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.heard = time.Now()
-	if s.err != nil {
-		return nil, s.err
+	s.opens++
+	o := &fakeOpening{s: s, done: make(chan struct{}), gone: make(chan struct{})}
+	if !s.silent {
+		go o.answer()
 	}
-	near, far := pair()
-	s.far = append(s.far, far)
-	return near, nil
+	return o, nil
+}
+
+// fakeOpening is an OPEN on its way.
+type fakeOpening struct {
+	s          *fakeSession
+	done, gone chan struct{}
+	once       sync.Once
+	conn       *fakeConn
+	err        error
+}
+
+func (o *fakeOpening) answer() {
+	select {
+	case <-time.After(o.s.delay):
+	case <-o.gone:
+		return
+	}
+	o.s.mu.Lock()
+	defer o.s.mu.Unlock()
+	o.s.heard = time.Now()
+	if o.err = o.s.err; o.err == nil {
+		var far *fakeConn
+		o.conn, far = pair()
+		o.s.far = append(o.s.far, far)
+	}
+	close(o.done)
+}
+
+func (o *fakeOpening) Done() <-chan struct{} { return o.done }
+func (o *fakeOpening) Result() (Conn, error) {
+	if o.err != nil {
+		return nil, o.err
+	}
+	return o.conn, nil
+}
+
+func (o *fakeOpening) Abort() {
+	o.once.Do(func() { close(o.gone) })
+	o.s.mu.Lock()
+	defer o.s.mu.Unlock()
+	o.s.given++
+	if o.conn != nil {
+		o.conn.Abort()
+	}
 }
 
 func (s *fakeSession) Ping() {
@@ -229,7 +267,9 @@ type fakeWays struct {
 	warm   Session
 	fresh  []Session // nil: ErrNobody
 	each   []Session
+	own    Session // made without a warm one
 	probes int
+	probe  time.Duration // how long one takes in mode Each
 }
 
 func (w *fakeWays) Warm() Session {
@@ -261,6 +301,19 @@ func (w *fakeWays) Fresh(context.Context, Session) (Session, error) {
 	return s, err
 }
 
-func (w *fakeWays) Each(context.Context, netip.AddrPort) (Session, error) { return w.take(&w.each) }
+// Each sends a connection on to the next of w.each; with none left, the warm session will do.
+func (w *fakeWays) Each(ctx context.Context, _ netip.AddrPort, warm Session) (Session, error) {
+	if w.probe > 0 {
+		time.Sleep(w.probe)
+	}
+	if len(w.each) == 0 && warm != nil {
+		w.probes++
+		return warm, nil
+	}
+	if warm == nil && w.own != nil {
+		return w.own, nil
+	}
+	return w.take(&w.each)
+}
 
 var errEnded = errors.New("session ended")

@@ -55,7 +55,7 @@ func TestConnectTellsTheTruth(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					hs := newHarness(t, mode, true) // a verdict never leads to the direct way
 					s := &fakeSession{err: tt.err, delay: time.Millisecond}
-					hs.ways.warm, hs.ways.each = s, []Session{s, s}
+					hs.ways.warm = s
 					if got := hs.answer(); got != tt.want {
 						t.Errorf("application got %q, want %q", got, tt.want)
 					}
@@ -71,11 +71,17 @@ func TestConnectTellsTheTruth(t *testing.T) {
 // exchange opens a flow, sends a question, half-closes, and reads the answer up to its end.
 func exchange(t *testing.T, hs *harness, s *fakeSession) {
 	t.Helper()
+	exchangeAfter(t, hs, s, s.delay)
+}
+
+// exchangeAfter is exchange where connect() takes that long.
+func exchangeAfter(t *testing.T, hs *harness, s *fakeSession, took time.Duration) {
+	t.Helper()
 	f := newFlow(t)
 	done := make(chan struct{})
 	go func() { hs.h.Handle(t.Context(), f); close(done) }()
 	synctest.Wait()
-	time.Sleep(s.delay)
+	time.Sleep(took)
 	synctest.Wait()
 	if f.got() != "accepted" {
 		t.Fatalf("application got %q, want accepted", f.got())
@@ -127,6 +133,57 @@ func TestEachProbesForEveryConnection(t *testing.T) {
 		if hs.ways.probes != 2 {
 			t.Errorf("%d probes for 2 connections", hs.ways.probes)
 		}
+	})
+}
+
+func TestEachOpensBesideTheProbe(t *testing.T) {
+	for _, tt := range []struct {
+		rule        string
+		probe, open time.Duration
+		want        time.Duration
+	}{
+		{"the origin is sooner than the proxy", 30 * time.Millisecond, 15 * time.Millisecond, 30 * time.Millisecond},
+		{"the proxy is sooner than the origin", 30 * time.Millisecond, 50 * time.Millisecond, 50 * time.Millisecond},
+	} {
+		t.Run(tt.rule, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				hs := newHarness(t, Each, false)
+				s := &fakeSession{delay: tt.open}
+				hs.ways.warm, hs.ways.probe = s, tt.probe
+				start := time.Now()
+				c, err := hs.h.Dial(t.Context(), dst)
+				if took := time.Since(start); err != nil || took != tt.want || hs.ways.probes != 1 || s.opened() != 1 || s.retired {
+					t.Errorf("%v after %v, %d probes, %d OPENs, retired %v; want %v, one each, and the warm session kept", err, took, hs.ways.probes, s.opened(), s.retired, tt.want)
+				}
+				c.Abort()
+			})
+		})
+	}
+}
+
+func TestEachGoesWhereTheProbeSends(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hs := newHarness(t, Each, false)
+		warm, next := &fakeSession{delay: time.Millisecond}, &fakeSession{delay: time.Millisecond}
+		hs.ways.warm, hs.ways.probe, hs.ways.each = warm, 30*time.Millisecond, []Session{next}
+		exchangeAfter(t, hs, next, 31*time.Millisecond)
+		if !next.retired || warm.retired || warm.given != 1 || !warm.far[0].in.isReset() {
+			t.Errorf("next retired %v, warm %v, given up %d; want the stream at the old proxy reset, and only the new session let go", next.retired, warm.retired, warm.given)
+		}
+	})
+}
+
+func TestEachWithASilentWarmLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hs := newHarness(t, Each, false)
+		own := &fakeSession{delay: 15 * time.Millisecond}
+		hs.ways.warm, hs.ways.own = &fakeSession{silent: true}, own
+		start := time.Now()
+		c, err := hs.h.Dial(t.Context(), dst)
+		if took := time.Since(start); err != nil || took != minPatience+15*time.Millisecond || !own.retired {
+			t.Fatalf("%v after %v, retired %v; want the patience of %v and a session for this connection", err, took, own.retired, minPatience)
+		}
+		c.Abort()
 	})
 }
 
@@ -258,7 +315,7 @@ func TestFallbackDirectCarriesTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hs := newHarness(t, Warm, true)
 		s := new(fakeSession) // only keeps the far end
-		hs.direct = func() (Conn, error) { return s.Open(t.Context(), "") }
+		hs.direct = func() (Conn, error) { return open(t.Context(), s, "") }
 		exchange(t, hs, s)
 		if got := hs.h.Stats(); got != (Stats{Direct: 1}) || len(hs.events) != 1 {
 			t.Errorf("counts %+v, events %q; want one direct connection, and said so", got, hs.events)

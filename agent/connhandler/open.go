@@ -17,31 +17,67 @@ const maxFresh = 3
 // patience is how long s may say nothing before a fresh probe starts beside it.
 func patience(s Session) time.Duration { return max(3*s.SRTT(), minPatience) }
 
-// openEach is the paper's Connection Handler: a probe for this connection alone, on the link that then carries it.
+// openEach is the paper's Connection Handler: a probe for this connection alone. The stream is asked for on the warm
+// session at the same time, so that the answer to the probe is all that a connection waits for.
 func (h *Handler) openEach(ctx context.Context, dst netip.AddrPort, service string) (Conn, error) {
 	var err error
 	for range h.cfg.Retries + 1 {
-		var s Session
-		if s, err = h.cfg.Ways.Each(ctx, dst); err != nil {
-			if ctx.Err() != nil {
-				break
-			}
-			continue
-		}
 		var c Conn
-		c, err = s.Open(ctx, service)
-		s.Retire() // it serves this one stream
-		if err == nil || verdict(err) {
+		if c, err = h.probed(ctx, dst, service); err == nil || verdict(err) {
 			return c, err
+		}
+		if ctx.Err() != nil {
+			break
 		}
 	}
 	return nil, err
 }
 
-type result struct {
-	conn Conn
-	err  error
-	from Session
+// probed makes one try.
+func (h *Handler) probed(ctx context.Context, dst netip.AddrPort, service string) (Conn, error) {
+	own := func(ctx context.Context) (Session, error) { return h.cfg.Ways.Each(ctx, dst, nil) }
+	warm := h.cfg.Ways.Warm()
+	if warm == nil {
+		return h.single(ctx, service, own)
+	}
+	o, err := warm.Begin(service)
+	if err != nil { // it has just ended
+		return h.single(ctx, service, own)
+	}
+	s, err := h.cfg.Ways.Each(ctx, dst, warm)
+	if err == nil && s == warm {
+		return h.race(ctx, s, o, service, func(ctx context.Context) (Conn, error) { return h.single(ctx, service, own) })
+	}
+	o.Abort()
+	if err != nil {
+		return nil, err
+	}
+	return h.single(ctx, service, func(context.Context) (Session, error) { return s, nil })
+}
+
+// single opens the one stream of a session of its own.
+func (h *Handler) single(ctx context.Context, service string, session func(context.Context) (Session, error)) (Conn, error) {
+	s, err := session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Retire() // it ends with this stream
+	return open(ctx, s, service)
+}
+
+// open opens a stream on s.
+func open(ctx context.Context, s Session, service string) (Conn, error) {
+	o, err := s.Begin(service)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-o.Done():
+		return o.Result()
+	case <-ctx.Done():
+		o.Abort()
+		return nil, ctx.Err()
+	}
 }
 
 // openWarm opens the stream on the warm session. When that has ended, or its link says nothing, a fresh probe is
@@ -55,7 +91,7 @@ func (h *Handler) openWarm(ctx context.Context, service string) (Conn, error) {
 				return nil, err
 			}
 		}
-		c, err := h.race(ctx, s, service)
+		c, err := h.begin(ctx, s, service)
 		if err == nil || verdict(err) || errors.Is(err, ErrBusy) || errors.Is(err, ErrNobody) {
 			return c, err
 		}
@@ -70,51 +106,53 @@ func (h *Handler) openWarm(ctx context.Context, service string) (Conn, error) {
 	}
 }
 
-// race opens the stream on s and watches its link. Every OPEN that it started has ended, or ends without leaving a
-// stream behind, when it returns.
-func (h *Handler) race(ctx context.Context, s Session, service string) (Conn, error) {
+// begin opens the stream on s, or on a fresh session if s's link says nothing.
+func (h *Handler) begin(ctx context.Context, s Session, service string) (Conn, error) {
+	o, err := s.Begin(service)
+	if err != nil {
+		return nil, err
+	}
+	return h.race(ctx, s, o, service, func(ctx context.Context) (Conn, error) {
+		fresh, err := h.cfg.Ways.Fresh(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		return open(ctx, fresh, service)
+	})
+}
+
+// race waits for the stream that was asked for on s and watches its link: when that says nothing, other opens one
+// elsewhere beside it. Whatever it asked for has ended, or ends without leaving a stream behind, when it returns.
+func (h *Handler) race(ctx context.Context, s Session, o Opening, service string, other func(context.Context) (Conn, error)) (Conn, error) {
 	octx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	results := make(chan result) // a sender whose result nobody takes resets its stream
-	open := func(s Session) {
-		c, err := s.Open(octx, service)
-		select {
-		case results <- result{c, err, s}:
-		case <-octx.Done():
-			if c != nil {
-				c.Abort()
-			}
-		}
-	}
-	go open(s)
+	var second chan result // nil until other runs
+	first := o.Done()      // nil when it has failed
 	asked := time.Now()
 	wait, pinged := patience(s)/2, false
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	for running := 1; ; {
+	for {
 		select {
-		case r := <-results:
-			running--
-			if r.err == nil || verdict(r.err) || running == 0 {
+		case <-first:
+			c, err := o.Result()
+			if err == nil || verdict(err) || second == nil {
+				return c, err
+			}
+			first = nil
+		case r := <-second:
+			if r.err == nil || verdict(r.err) || first == nil {
+				o.Abort()
 				return r.conn, r.err
 			}
+			second = nil
 		case <-timer.C:
-			if s.Heard().After(asked) { // alive: the origin is slow, not the link
+			switch {
+			case s.Heard().After(asked): // alive: the origin is slow, not the link
 				asked, pinged = time.Now(), false
-			} else if pinged {
+			case pinged:
 				h.log.Debug("warm link is silent, probing afresh", "service", service, "for", time.Since(asked))
-				running++
-				go func() {
-					fresh, err := h.cfg.Ways.Fresh(octx, s)
-					if err != nil {
-						select {
-						case results <- result{nil, err, nil}:
-						case <-octx.Done():
-						}
-						return
-					}
-					open(fresh)
-				}()
+				second = beside(octx, other)
 				continue // the timer rests: one fresh probe is enough
 			}
 			if !pinged {
@@ -123,7 +161,29 @@ func (h *Handler) race(ctx context.Context, s Session, service string) (Conn, er
 			}
 			timer.Reset(wait)
 		case <-ctx.Done():
+			o.Abort()
 			return nil, ctx.Err()
 		}
 	}
+}
+
+type result struct {
+	conn Conn
+	err  error
+}
+
+// beside runs open in a goroutine; a stream that nobody takes before ctx ends is reset.
+func beside(ctx context.Context, open func(context.Context) (Conn, error)) chan result {
+	results := make(chan result)
+	go func() {
+		c, err := open(ctx)
+		select {
+		case results <- result{c, err}:
+		case <-ctx.Done():
+			if c != nil {
+				c.Abort()
+			}
+		}
+	}()
+	return results
 }

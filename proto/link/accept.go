@@ -167,7 +167,7 @@ func (a *Acceptor) serve(ctx context.Context, c net.Conn) {
 	case reply != nil:
 		a.pending.remove(p)
 		a.stats.sealed.Add(1)
-		sealed(c, v.raw[:], *reply, v.Keys, from)
+		sealed(c, v, *reply, from)
 	default:
 		a.pending.remove(p)
 		a.establish(ctx, c, v.Verified)
@@ -215,6 +215,10 @@ func (a *Acceptor) greet(c net.Conn, from netip.AddrPort) (g greeting, reply *pr
 	if a.Decide != nil {
 		reply = a.Decide(g.Verified, from)
 	}
+	if reply == nil && g.Kind == proto.KindProbe {
+		a.stats.probes.Add(1)
+		return g, &proto.Reply{Kind: proto.ReplyGo}, true
+	}
 	if reply == nil && a.live.full(a.MaxLinks) {
 		a.stats.full.Add(1)
 		reply = &proto.Reply{Kind: proto.ReplyBusy, After: fullAfter}
@@ -230,7 +234,7 @@ func (a *Acceptor) serves(v proto.Verified) bool {
 	switch v.Kind {
 	case proto.KindControl:
 		return a.Control != nil
-	case proto.KindData:
+	case proto.KindData, proto.KindProbe:
 		return a.Data != nil
 	case proto.KindEnrol:
 		return a.Enrol != nil

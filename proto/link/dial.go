@@ -110,6 +110,18 @@ func (d *Dialer) Dial(ctx context.Context, t proto.Target, kind proto.Kind, targ
 	return l, err
 }
 
+// Probe is the paper's first handshake (section 4.1): it asks the proxy t whether it serves its clients itself
+// ([proto.ReplyGo]) or where they should go ([proto.ReplyTransfer]), by a TCP connection that carries a preamble and
+// one sealed answer. No link comes of it. The paper's client knows that it need not move only when a time is over.
+func (d *Dialer) Probe(ctx context.Context, t proto.Target) (proto.Reply, error) {
+	_, err := d.reach(ctx, t, proto.KindProbe, false)
+	var se *SealedError
+	if errors.As(err, &se) {
+		return se.Reply, nil
+	}
+	return proto.Reply{}, err
+}
+
 func (d *Dialer) keyedNow() bool {
 	if !d.KeyedSYN || d.DialContext != nil {
 		return false
@@ -146,8 +158,13 @@ func (d *Dialer) handshake(parent context.Context, l *Link, a attempt) error {
 	now := d.now()
 	p := proto.Preamble{Kind: a.kind, Key: a.t.Key, Handle: a.t.Keys.Handle, Target: a.target, Time: now, Nonce: proto.NewNonce()}
 	f := &flight{Conn: l.raw, keys: a.t.Keys, preamble: p.Append(nil, a.t.Keys, a.t.Node)}
-	l.Conn = tls.Client(f, d.Creds.client(a.kind, a.target, now, &l.Peer))
-	err := l.HandshakeContext(ctx)
+	var err error
+	if a.kind == proto.KindProbe {
+		err = f.probe(ctx)
+	} else {
+		l.Conn = tls.Client(f, d.Creds.client(a.kind, a.target, now, &l.Peer))
+		err = l.HandshakeContext(ctx)
+	}
 	switch {
 	case err == nil:
 		l.Since = time.Now()

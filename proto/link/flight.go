@@ -1,10 +1,12 @@
 package link
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"time"
 
 	"migrationsensor/proto"
 )
@@ -28,6 +30,8 @@ type SealedError struct{ Reply proto.Reply }
 func (e *SealedError) Error() string {
 	r := e.Reply
 	switch r.Kind {
+	case proto.ReplyGo:
+		return "the proxy serves its clients itself (GO)"
 	case proto.ReplyTransfer:
 		return "the proxy sends this client to another one (TRANSFER)"
 	case proto.ReplyRetry:
@@ -89,6 +93,27 @@ func (f *flight) Read(b []byte) (int, error) {
 		f.err = ErrGarbage
 	}
 	return 0, f.err
+}
+
+// probe sends the preamble alone and waits for the sealed reply that is all of the answer; it never
+// returns nil.
+func (f *flight) probe(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { f.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if _, err := f.Write(nil); err != nil {
+		return err
+	}
+	var first [1]byte
+	if _, err := io.ReadFull(f.Conn, first[:]); err != nil {
+		return err
+	}
+	f.seen = true
+	if first[0] != proto.SealedFirst {
+		f.err = ErrGarbage // TLS is no answer to a probe
+	} else {
+		f.err = f.sealed(first[:])
+	}
+	return f.err
 }
 
 // sealed reads the rest of a sealed reply; it never returns nil.

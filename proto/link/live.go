@@ -108,12 +108,13 @@ type Stats struct {
 	Control      uint64 // links that came up
 	Data         uint64
 	Enrol        uint64
+	Probes       uint64 // answered "go ahead"
 	AcceptErrors uint64
 }
 
 type counters struct {
 	accepted, short, badMagic, badKey, badTag, badMAC, badKind, clock, version, revoked, replayed,
-	evicted, perSource, full, sealed, tlsFailed, control, data, enrol, acceptErrors atomic.Uint64
+	evicted, perSource, full, sealed, tlsFailed, control, data, enrol, probes, acceptErrors atomic.Uint64
 }
 
 func (c *counters) wrong(err error) {
@@ -137,6 +138,6 @@ func (a *Acceptor) Stats() Stats {
 		BadTag: c.badTag.Load(), BadMAC: c.badMAC.Load(), BadKind: c.badKind.Load(), Clock: c.clock.Load(),
 		Version: c.version.Load(), Revoked: c.revoked.Load(), Replayed: c.replayed.Load(), Evicted: c.evicted.Load(),
 		PerSource: c.perSource.Load(), Full: c.full.Load(), Sealed: c.sealed.Load(), TLSFailed: c.tlsFailed.Load(),
-		Control: c.control.Load(), Data: c.data.Load(), Enrol: c.enrol.Load(), AcceptErrors: c.acceptErrors.Load(),
+		Control: c.control.Load(), Data: c.data.Load(), Enrol: c.enrol.Load(), Probes: c.probes.Load(), AcceptErrors: c.acceptErrors.Load(),
 	}
 }

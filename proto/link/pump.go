@@ -21,29 +21,6 @@ const (
 	deadAfter    = 1500 * time.Millisecond // or 4 SRTT: then it is dead
 )
 
-// OpenSession asks the anchor at the other end of a new data link for a session. Pump carries it.
-func OpenSession(ctx context.Context, l net.Conn, req proto.Session) (*proto.SessionOK, error) {
-	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { l.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	if err := proto.WriteMessage(l, &req); err != nil {
-		return nil, fmt.Errorf("ask for a session: %w", err)
-	}
-	m, err := proto.NewReader(l, 0).Message()
-	if err != nil {
-		return nil, fmt.Errorf("ask for a session: %w", err)
-	}
-	ok, is := m.(*proto.SessionOK)
-	if !is {
-		return nil, fmt.Errorf("ask for a session: answer of type %#x: %w", uint8(m.Type()), proto.ErrMessage)
-	}
-	if !stop() {
-		return nil, fmt.Errorf("ask for a session: %w", ctx.Err())
-	}
-	return ok, nil
-}
-
 // Pump carries the session's frames over the link until the link or the session ends or ctx is done.
 // It closes the link, and says why it ended; io.EOF: the other end closed it. It leaves the session to
 // its owner.

@@ -48,11 +48,8 @@ func TestPumpCarriesASessionOverALink(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ok, err := OpenSession(t.Context(), l, proto.Session{Credit: session.DefaultWindow})
-	if err != nil || ok.Credit != session.DefaultWindow {
-		t.Fatalf("got %v, %v", ok, err)
-	}
 	s := session.New(session.Config{})
+	s.Ask()
 	pumped := make(chan error, 1)
 	go func() { pumped <- Pump(t.Context(), l, s) }()
 

@@ -12,12 +12,14 @@ import (
 
 // sealed answers a first flight. The ClientHello is read first and what follows is drained: closing
 // with unread bytes would send RST, which destroys the reply on its way.
-func sealed(c net.Conn, preamble []byte, r proto.Reply, keys proto.Admission, from netip.AddrPort) {
-	readHello(c)
+func sealed(c net.Conn, g greeting, r proto.Reply, from netip.AddrPort) {
+	if g.Kind != proto.KindProbe { // which has none
+		readHello(c)
+	}
 	if !r.Client.IsValid() {
 		r.Client = from
 	}
-	b := r.Seal(preamble, keys)
+	b := r.Seal(g.raw[:], g.Keys)
 	c.SetDeadline(time.Now().Add(drainTime))
 	if _, err := c.Write(b[:]); err != nil {
 		return

@@ -4,8 +4,11 @@ import (
 	"time"
 )
 
-// outstandingLocked reports whether the peer owes us something: an answer to an OPEN, or an ACK.
+// outstandingLocked reports whether the peer owes us something: an answer to SESSION or OPEN, or an ACK.
 func (s *Session) outstandingLocked() bool {
+	if s.asked {
+		return true
+	}
 	for _, st := range s.streams {
 		if st.state == opening && !s.cfg.Server || st.sendNext > st.sendAcked || st.finSent && !st.finAcked {
 			return true

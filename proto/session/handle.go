@@ -36,6 +36,8 @@ func (s *Session) handle(h proto.Header, payload []byte, now time.Time) (accept 
 		return nil, s.handlePingLocked(h, payload)
 	case proto.TypeOpen:
 		return s.handleOpenLocked(h, payload)
+	case proto.TypeSessionOK:
+		return nil, s.handleSessionLocked(payload)
 	case proto.TypeOpenOK, proto.TypeOpenFail, proto.TypeData, proto.TypeAck, proto.TypeFin, proto.TypeRst:
 	default:
 		return nil, fmt.Errorf("frame type %#x in a session: %w", uint8(h.Type), ErrProtocol)
@@ -54,6 +56,25 @@ func (s *Session) handle(h proto.Header, payload []byte, now time.Time) (accept 
 		return nil, fmt.Errorf("stream %d: %w", h.Stream, err)
 	}
 	return nil, nil
+}
+
+// handleSessionLocked takes the answer to SESSION. Streams that were opened before it keep what they have: OPEN_OK says
+// each one's own credit.
+func (s *Session) handleSessionLocked(payload []byte) error {
+	m, err := proto.ParseMessage(proto.TypeSessionOK, payload)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	if !s.asked {
+		return fmt.Errorf("SESSION_OK without SESSION: %w", ErrProtocol)
+	}
+	ok := m.(*proto.SessionOK)
+	s.asked, s.active = false, time.Time{}
+	s.cfg.PeerWindow = int(ok.Credit)
+	if ok.MaxStreams > 0 {
+		s.cfg.MaxStreams = int(ok.MaxStreams)
+	}
+	return nil
 }
 
 func (s *Session) handlePingLocked(h proto.Header, payload []byte) error {

@@ -95,6 +95,7 @@ type Session struct {
 	starved  []*Stream // whose writers wait for held to fall
 	tokens   float64   // OPENs the peer may send now
 	tokensAt time.Time
+	asked    bool // SESSION is not answered yet (agent)
 
 	heard      time.Time // last frame from the peer
 	active     time.Time // since when something is outstanding
@@ -208,38 +209,50 @@ func (s *Session) closeLocked(err error) {
 	s.signal()
 }
 
+// Ask has an agent's session begin with SESSION. Nobody waits for the answer, which Handle takes: OPENs may follow in
+// the same flight, since each says its own first credit.
+func (s *Session) Ask() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked = true
+	s.control = s.message(s.control, 0, &proto.Session{Credit: DefaultWindow})
+	s.signal()
+}
+
 // Open opens a stream to a service and waits until the origin has accepted it. The error is an
 // *OpenError if the anchor said why not, else ctx's or the session's own.
 func (s *Session) Open(ctx context.Context, service string) (*Stream, error) {
-	s.mu.Lock()
-	if s.err != nil {
-		defer s.mu.Unlock()
-		return nil, s.err
+	st, err := s.Begin(service)
+	if err != nil {
+		return nil, err
 	}
-	if len(s.streams) >= s.cfg.MaxStreams || s.lastID == math.MaxUint32 {
-		s.mu.Unlock()
-		return nil, &OpenError{Code: proto.OpenBusy, Text: "too many streams in this session"}
-	}
-	s.lastID++
-	st := s.addLocked(s.lastID, service)
-	s.control = s.message(s.control, st.id, &proto.Open{Credit: uint32(st.first), Service: service})
-	s.signal()
-	s.mu.Unlock()
-
 	select {
 	case <-st.opened:
 	case <-ctx.Done():
 		st.Abort()
 		return nil, ctx.Err()
 	}
+	if err := st.Answer(); err != nil {
+		return nil, err
+	}
+	return st, nil
+}
+
+// Begin asks for a stream to a service and does not wait: Opened is closed when there is an answer, Answer says which.
+// The error is an *OpenError or the session's own.
+func (s *Session) Begin(service string) (*Stream, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if st.openErr != nil {
-		return nil, st.openErr
-	}
 	if s.err != nil {
 		return nil, s.err
 	}
+	if len(s.streams) >= s.cfg.MaxStreams || s.lastID == math.MaxUint32 {
+		return nil, &OpenError{Code: proto.OpenBusy, Text: "too many streams in this session"}
+	}
+	s.lastID++
+	st := s.addLocked(s.lastID, service)
+	s.control = s.message(s.control, st.id, &proto.Open{Credit: uint32(st.first), Service: service})
+	s.signal()
 	return st, nil
 }
 

@@ -94,6 +94,19 @@ func (st *Stream) Service() string { return st.service }
 // Done is closed when the stream is over in both directions, or was given up.
 func (st *Stream) Done() <-chan struct{} { return st.done }
 
+// Opened is closed when the OPEN has been answered, or the stream was given up.
+func (st *Stream) Opened() <-chan struct{} { return st.opened }
+
+// Answer is what came of the OPEN, once Opened is closed; nil: the origin has accepted.
+func (st *Stream) Answer() error {
+	st.s.mu.Lock()
+	defer st.s.mu.Unlock()
+	if st.openErr != nil {
+		return st.openErr
+	}
+	return st.s.err
+}
+
 // sendEnd is the offset after the last byte written.
 func (st *Stream) sendEnd() uint64 { return st.sendAcked + uint64(st.send.n) }
 

@@ -97,6 +97,8 @@ func describe(h proto.Header, payload []byte) string {
 		return fmt.Sprintf("FIN %d at %d", h.Stream, h.Offset)
 	case proto.TypeRst:
 		return fmt.Sprintf("RST %d at %d", h.Stream, h.Offset)
+	case proto.TypeSession:
+		return "SESSION"
 	case proto.TypePing:
 		return "PING"
 	case proto.TypePong:

@@ -87,11 +87,8 @@ func (w *world) connect() {
 	w.served = served
 	id := proto.Identity{Roles: []proto.Role{proto.RoleAgent}, Agent: agentID, Groups: []string{"staff"}}
 	go func() { served <- w.a.Serve(t.Context(), far, id, agentAddr) }()
-	ok, err := link.OpenSession(t.Context(), near, proto.Session{Credit: session.DefaultWindow})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := session.New(session.Config{PeerWindow: int(ok.Credit), MaxStreams: int(ok.MaxStreams)})
+	s := session.New(session.Config{})
+	s.Ask()
 	w.s = s
 	var wg sync.WaitGroup
 	wg.Go(func() { s.Close(link.Pump(t.Context(), near, s)) })
@@ -323,13 +320,20 @@ func TestCaps(t *testing.T) {
 	near, far := tcpPair(t)
 	done := make(chan error, 1)
 	go func() { done <- w.a.Serve(t.Context(), far, proto.Identity{Agent: agentID}, agentAddr) }()
-	if _, err := link.OpenSession(t.Context(), near, proto.Session{}); err == nil {
-		t.Error("a session over the cap was made")
+	s := session.New(session.Config{})
+	s.Ask()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		s.Close(link.Pump(t.Context(), near, s))
+	}()
+	if _, err := s.Open(t.Context(), "web"); err == nil {
+		t.Error("a stream in a session over the cap was opened")
 	}
 	if err := <-done; !errors.Is(err, ErrFull) {
 		t.Errorf("got %v, want %v", err, ErrFull)
 	}
-	near.Close()
+	<-over
 }
 
 func TestAgentThatGivesUpEndsTheDial(t *testing.T) {

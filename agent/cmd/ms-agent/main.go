@@ -33,6 +33,7 @@ func main() {
 type cli struct {
 	Up      upCmd            `cmd:"" help:"Connect, and stay connected until stopped."`
 	Status  statusCmd        `cmd:"" help:"Show state, edge, protected addresses, counts and events of the running agent."`
+	Forget  forgetCmd        `cmd:"" help:"Forget the proxy that this agent was sent to, and begin again at the fleet's entries."`
 	Down    downCmd          `cmd:"" help:"Stop the running agent and undo what it did to this machine."`
 	Version kong.VersionFlag `help:"Print the version and exit."`
 }

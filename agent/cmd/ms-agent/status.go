@@ -57,6 +57,22 @@ func (c *statusCmd) Run(ctx context.Context, s *stdio) error {
 	return printStatus(s.out, st, time.Now())
 }
 
+type forgetCmd struct{ socketFlags }
+
+func (c *forgetCmd) Run(ctx context.Context, s *stdio) error {
+	control, err := c.control()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	if err := control.Forget(ctx); err != nil {
+		return err
+	}
+	fmt.Fprintln(s.out, "forgotten; new connections begin at the entries, `ms-agent status` shows where they lead")
+	return nil
+}
+
 type downCmd struct{ socketFlags }
 
 func (c *downCmd) Run(ctx context.Context, s *stdio) error {
