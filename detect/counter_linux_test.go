@@ -20,13 +20,13 @@ const ifname = "edge0"
 
 // bench is an edge's interface, with the far end to send from.
 type bench struct {
-	t             *testing.T
+	t             testing.TB
 	outside, edge *space
 	frames        frames
 	out           *sender
 }
 
-func newBench(t *testing.T) *bench {
+func newBench(t testing.TB) *bench {
 	outside, edge, hwOut, hwEdge := veth(t, ifname)
 	b := &bench{t, outside, edge, frames{t, hwOut, hwEdge, nil}, nil}
 	b.out = outside.sender(t, ifname)
@@ -263,4 +263,20 @@ func TestUserNamespace(t *testing.T) {
 	if bytes.Contains(out, []byte("--- SKIP")) {
 		t.Errorf("skipped in a user namespace:\n%s", out)
 	}
+}
+
+// BenchmarkRead is what one step of the Detector costs the kernel: the sockets of all kinds, and a look at
+// the interface.
+func BenchmarkRead(b *testing.B) {
+	bench := newBench(b)
+	c := bench.counter(openTest)
+	b.ReportAllocs()
+	bench.edge.do(func() {
+		for b.Loop() {
+			if _, err := c.Read(); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
 }

@@ -24,13 +24,13 @@ type Verdict struct {
 	Changed bool      // Attack is not what the Verdict before said
 	Since   time.Time // of this Attack or of this peace
 
-	// Why: the kind that reached its threshold in the last interval that was over one. They
+	// Why: the kind that was furthest over its threshold in this attack, and its rate when it was. They
 	// stay after the attack is over, and are zero if there never was one.
 	Kind            Kind
 	Rate, Threshold float64
-	Over            time.Time // end of that interval
+	Over            time.Time // end of the last interval in which a kind reached its threshold
 
-	Rates [Kinds]float64 // packets per second in the last whole interval
+	Rates [Kinds]float64 // packets per second in the interval that ends now
 }
 
 // Why says in words what the Verdict rests on.
@@ -45,14 +45,14 @@ func (v Verdict) Why() string {
 	}
 }
 
-// Detector compares packets per interval with thresholds. It reads no clock and owns nothing; it
-// is for one goroutine.
+// Detector compares the packets of the last interval with thresholds, again at each step of a tenth of
+// it. It reads no clock and owns nothing; it is for one goroutine.
 type Detector struct {
 	cfg Config
 
-	started bool
-	from    time.Time // begin of the interval
-	base    Counts    // counts at from
+	last    Counts // as the counter gave them
+	sum     Counts // since the first call; never falls
+	window  window
 	verdict Verdict
 }
 
@@ -64,49 +64,69 @@ func New(cfg Config) *Detector {
 	if cfg.Quiet <= 0 {
 		cfg.Quiet = DefaultQuiet
 	}
-	return &Detector{cfg: cfg}
+	return &Detector{cfg: cfg, window: window{interval: cfg.Interval, step: max(1, cfg.Interval/steps)}}
 }
 
-// Interval is how often Observe wants to be called.
-func (d *Detector) Interval() time.Duration { return d.cfg.Interval }
+// Step is how often Observe wants to be called.
+func (d *Detector) Step() time.Duration { return d.window.step }
 
-// Observe takes the counts of now. The first call begins the first interval; a call before
-// the interval's end changes nothing, a late one makes a longer interval with the right rate.
+// Observe takes the counts of now. The first call is where counting begins. A call sooner than half a
+// step after the one before changes nothing (a ticker is late by a little and then early by as much); a
+// late one sees the right rate, not the sum.
 func (d *Detector) Observe(now time.Time, c Counts) Verdict {
 	d.verdict.Changed = false
-	if !d.started {
-		d.started, d.from, d.base = true, now, c
-		d.verdict.Since = now
+	if d.window.n == 0 {
+		d.last, d.verdict.Since = c, now
+		d.window.add(reading{at: now})
 		return d.verdict
 	}
-	// A ticker is late by a little and then early by as much: without the slack every such pair
-	// would become one interval of twice the length.
-	took := now.Sub(d.from)
-	if took < d.cfg.Interval-d.cfg.Interval/8 {
+	if now.Sub(d.window.back(1).at) < d.window.step/2 {
 		return d.verdict
 	}
-	for k, n := range c {
-		if n < d.base[k] { // another counter: it began at 0
-			d.base[k] = 0
-		}
-		d.verdict.Rates[k] = float64(n-d.base[k]) / took.Seconds()
-	}
-	d.from, d.base = now, c
+	d.count(c)
+	s := reading{now, d.sum}
+	d.verdict.Rates = d.window.rates(s)
+	d.window.add(s)
 	d.judge(now)
 	return d.verdict
+}
+
+// count adds what came since the call before.
+func (d *Detector) count(c Counts) {
+	for k, n := range c {
+		if n < d.last[k] { // another counter: it began at 0
+			d.last[k] = 0
+		}
+		d.sum[k] += n - d.last[k]
+	}
+	d.last = c
 }
 
 // judge updates the verdict from its rates.
 func (d *Detector) judge(now time.Time) {
 	v := &d.verdict
 	if k, over := d.worst(); over {
-		v.Kind, v.Rate, v.Threshold, v.Over = k, v.Rates[k], d.cfg.Threshold[k], now
+		if d.tellsMore(k) {
+			v.Kind, v.Rate, v.Threshold = k, v.Rates[k], d.cfg.Threshold[k]
+		}
+		v.Over = now
 		d.set(true, now)
 		return
 	}
 	if v.Attack && now.Sub(v.Over) >= d.cfg.Quiet {
 		d.set(false, now)
 	}
+}
+
+// tellsMore reports whether kind k now says more about the attack than what the verdict says. A flood
+// enters the window and leaves it step by step, so its first and its last rate over the threshold say
+// little; and "all" may reach its threshold a step before the kind that explains it.
+func (d *Detector) tellsMore(k Kind) bool {
+	v := &d.verdict
+	if !v.Attack || v.Kind == All && k != All {
+		return true
+	}
+	return v.Rates[k]/d.cfg.Threshold[k] > v.Rate/v.Threshold
 }
 
 func (d *Detector) set(attack bool, now time.Time) {

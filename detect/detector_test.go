@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
@@ -60,10 +61,33 @@ func TestDetector(t *testing.T) {
 			{2 * s, Counts{}, true, false, SYN},
 			{s, Counts{}, false, true, SYN},
 		}},
-		{"a call before the interval's end waits", Config{Threshold: all}, []step{
+		{"counts add up to an interval", Config{Threshold: all}, []step{
 			{300 * time.Millisecond, Counts{900, 900, 0, 0}, false, false, 0},
 			{300 * time.Millisecond, Counts{}, false, false, 0},
 			{400 * time.Millisecond, Counts{200, 200, 0, 0}, true, true, SYN},
+		}},
+		{"a second that no bin of the clock holds", Config{Threshold: all}, []step{
+			{500 * time.Millisecond, Counts{}, false, false, 0},
+			{500 * time.Millisecond, Counts{500, 500, 0, 0}, false, false, 0},
+			{500 * time.Millisecond, Counts{500, 500, 0, 0}, true, true, SYN},
+		}},
+		{"an alarm waits for no end of an interval", Config{Threshold: all}, []step{
+			{s, Counts{}, false, false, 0},
+			{100 * time.Millisecond, Counts{999, 999, 0, 0}, false, false, 0},
+			{100 * time.Millisecond, Counts{1, 1, 0, 0}, true, true, SYN},
+		}},
+		{"just after the start half a second is not taken for a whole one", Config{Threshold: all}, []step{
+			{500 * time.Millisecond, Counts{999, 999, 0, 0}, false, false, 0},
+			{500 * time.Millisecond, Counts{}, false, false, 0},
+			{100 * time.Millisecond, Counts{}, false, false, 0},
+		}},
+		{"a call within half a step waits", Config{Threshold: all}, []step{
+			{40 * time.Millisecond, Counts{1000, 1000, 0, 0}, false, false, 0},
+			{60 * time.Millisecond, Counts{}, true, true, SYN},
+		}},
+		{"the kind that explains all comes a step later", Config{Threshold: [Kinds]float64{All: 1000, SYN: 1000}}, []step{
+			{s, Counts{1050, 950, 0, 0}, true, true, All},
+			{100 * time.Millisecond, Counts{1000, 1000, 0, 0}, true, false, SYN},
 		}},
 		{"a ticker's jitter skips no interval", Config{Threshold: all}, []step{
 			{s - 5*time.Millisecond, Counts{1000, 1000, 0, 0}, true, true, SYN},
@@ -71,6 +95,18 @@ func TestDetector(t *testing.T) {
 		{"a late call sees the rate, not the sum", Config{Threshold: all}, []step{
 			{4 * s, Counts{3996, 3996, 0, 0}, false, false, 0},
 		}},
+		{"a flood that begins while calls are late", Config{Threshold: all}, []step{
+			{4 * s, Counts{900, 900, 0, 0}, false, false, 0},
+			{400 * time.Millisecond, Counts{1000, 1000, 0, 0}, true, true, SYN},
+		}},
+		{"calls that are too rare lose nothing", Config{Threshold: all}, append(
+			slices.Repeat([]step{{300 * time.Millisecond, Counts{315, 315, 0, 0}, false, false, 0}}, 3),
+			step{300 * time.Millisecond, Counts{315, 315, 0, 0}, true, true, SYN}),
+		},
+		{"nor do calls that are too many", Config{Threshold: all}, append(
+			slices.Repeat([]step{{50 * time.Millisecond, Counts{50, 50, 0, 0}, false, false, 0}}, 19),
+			step{50 * time.Millisecond, Counts{50, 50, 0, 0}, true, true, SYN}),
+		},
 		{"a short interval", Config{Threshold: all, Interval: 100 * time.Millisecond}, []step{
 			{100 * time.Millisecond, Counts{99, 99, 0, 0}, false, false, 0},
 			{100 * time.Millisecond, Counts{100, 100, 0, 0}, true, true, SYN},
@@ -97,27 +133,42 @@ func TestDetector(t *testing.T) {
 	}
 }
 
+// A flood enters and leaves the window step by step; the verdict keeps its height.
 func TestVerdictSaysWhy(t *testing.T) {
-	d := New(Config{Threshold: [Kinds]float64{SYN: 1000}, Quiet: time.Second})
-	now := time.Unix(1e9, 0)
-	want := func(c Counts, after time.Duration, why string) {
+	d := New(Config{Threshold: [Kinds]float64{All: 1000, SYN: 1000}, Quiet: time.Second})
+	now, c := time.Unix(1e9, 0), Counts{}
+	want := func(steps int, more Counts, why string) {
 		t.Helper()
-		now = now.Add(after)
-		if got := d.Observe(now, c).Why(); got != why {
+		var got string
+		for range steps {
+			now = now.Add(d.Step())
+			for k, n := range more {
+				c[k] += n
+			}
+			got = d.Observe(now, c).Why()
+		}
+		if got != why {
 			t.Errorf("got %q, want %q", got, why)
 		}
 	}
-	want(Counts{}, 0, "every rate below its threshold")
-	want(Counts{SYN: 20000}, time.Second, "syn flood: 20000 packets/s, threshold 1000")
-	want(Counts{SYN: 20000}, time.Second, "quiet since a syn flood of 20000 packets/s")
+	flood := Counts{All: 2010, SYN: 2000}
+	want(11, Counts{}, "every rate below its threshold")
+	want(1, flood, "syn flood: 2000 packets/s, threshold 1000")
+	want(20, flood, "syn flood: 20000 packets/s, threshold 1000")
+	want(9, Counts{All: 50}, "syn flood: 20000 packets/s, threshold 1000")
+	want(10, Counts{All: 50}, "quiet since a syn flood of 20000 packets/s")
+	want(5, Counts{SYN: 200, All: 200}, "syn flood: 1000 packets/s, threshold 1000")
 }
 
 func TestCountsThatBeginAgain(t *testing.T) {
 	d := New(Config{Threshold: [Kinds]float64{All: 100}})
 	now := time.Unix(1e9, 0)
 	d.Observe(now, Counts{All: 1e9})
-	if v := d.Observe(now.Add(time.Second), Counts{All: 50}); v.Attack || v.Rates[All] != 50 {
+	if v := d.Observe(now.Add(500*time.Millisecond), Counts{All: 50}); v.Attack || v.Rates[All] != 50 {
 		t.Errorf("another counter: got %+v, want a rate of 50 and peace", v)
+	}
+	if v := d.Observe(now.Add(time.Second), Counts{All: 40}); v.Attack || v.Rates[All] != 90 {
+		t.Errorf("another one in the same second: got %+v, want the packets of both", v)
 	}
 }
 
@@ -125,9 +176,19 @@ func TestObserveDoesNotAllocate(t *testing.T) {
 	d := New(Config{Threshold: [Kinds]float64{SYN: 1000}})
 	now, c := time.Unix(1e9, 0), Counts{}
 	if n := testing.AllocsPerRun(100, func() {
-		now, c[SYN] = now.Add(time.Second), c[SYN]+5000
+		now, c[SYN] = now.Add(d.Step()), c[SYN]+500
 		d.Observe(now, c)
 	}); n != 0 {
 		t.Errorf("Observe allocates %v times", n)
+	}
+}
+
+func BenchmarkObserve(b *testing.B) {
+	d := New(Config{Threshold: [Kinds]float64{SYN: 1000}})
+	now, c := time.Unix(1e9, 0), Counts{}
+	b.ReportAllocs()
+	for b.Loop() {
+		now, c[SYN] = now.Add(d.Step()), c[SYN]+500
+		d.Observe(now, c)
 	}
 }

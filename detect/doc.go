@@ -1,6 +1,18 @@
 // Package detect is the DDoS Detector of the paper (section 6.2): "the number of packets" of each
 // kind is counted for a second and compared with a threshold set by hand.
 //
+// The paper counts one second after the other, so a flood that begins in the middle of one may fall
+// below the threshold in it and be found at the end of the next. Here the second slides: ten times
+// in each the packets of the last whole one are compared.
+//
+//	packets   ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇
+//	fixed     |         |         |         |    threshold at 0.6 of the flood's rate: found in the third
+//	sliding              |────────▲              found 0.6 of a second after its start, and a step at most
+//
+// So a flood is found within the paper's second if the threshold is at most nine tenths of its rate.
+// Nothing is found that no second, begun at some step, would have shown; and what seconds show is found
+// no later, but for where they are cut.
+//
 // It has two halves that meet only in [Counts]:
 //
 //   - A [Counter] counts packets that arrive at an interface. On Linux the kernel counts

@@ -16,7 +16,7 @@ var (
 
 // frames builds test packets from outside to inside.
 type frames struct {
-	t        *testing.T
+	t        testing.TB
 	from, to net.HardwareAddr
 	vlan     []uint16
 }

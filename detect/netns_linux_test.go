@@ -24,7 +24,7 @@ type space struct {
 	work chan func()
 }
 
-func newSpace(t *testing.T) *space {
+func newSpace(t testing.TB) *space {
 	t.Helper()
 	s := &space{work: make(chan func())}
 	up := make(chan error)
@@ -58,7 +58,7 @@ func (s *space) do(f func()) {
 }
 
 // veth joins two new namespaces; both ends are called name and are up.
-func veth(t *testing.T, name string) (a, b *space, hwA, hwB net.HardwareAddr) {
+func veth(t testing.TB, name string) (a, b *space, hwA, hwB net.HardwareAddr) {
 	t.Helper()
 	a, b = newSpace(t), newSpace(t)
 	a.do(func() { addVeth(t, name, b) })
@@ -67,7 +67,7 @@ func veth(t *testing.T, name string) (a, b *space, hwA, hwB net.HardwareAddr) {
 }
 
 // plug returns when packets pass.
-func plug(t *testing.T, name string, a, b *space) (hwA, hwB net.HardwareAddr) {
+func plug(t testing.TB, name string, a, b *space) (hwA, hwB net.HardwareAddr) {
 	t.Helper()
 	hwA, hwB = a.up(t, name), b.up(t, name)
 	a.waitUp(t, name)
@@ -75,7 +75,7 @@ func plug(t *testing.T, name string, a, b *space) (hwA, hwB net.HardwareAddr) {
 	return hwA, hwB
 }
 
-func (s *space) waitUp(t *testing.T, name string) {
+func (s *space) waitUp(t testing.TB, name string) {
 	t.Helper()
 	s.do(func() {
 		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
@@ -98,7 +98,7 @@ func (s *space) waitUp(t *testing.T, name string) {
 }
 
 // addVeth is called inside do.
-func addVeth(t *testing.T, name string, peer *space) {
+func addVeth(t testing.TB, name string, peer *space) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
 	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: name, PeerNamespace: netlink.NsFd(peer.fd)}); err != nil {
@@ -110,7 +110,7 @@ func addVeth(t *testing.T, name string, peer *space) {
 }
 
 // up has IPv6 off: neighbour discovery and MLD by the kernel itself would spoil exact counts.
-func (s *space) up(t *testing.T, name string) (hw net.HardwareAddr) {
+func (s *space) up(t testing.TB, name string) (hw net.HardwareAddr) {
 	t.Helper()
 	s.do(func() {
 		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0)
@@ -130,11 +130,11 @@ func (s *space) up(t *testing.T, name string) (hw net.HardwareAddr) {
 
 // sender puts frames on an interface, hundreds a system call.
 type sender struct {
-	t  *testing.T
+	t  testing.TB
 	fd int
 }
 
-func (s *space) sender(t *testing.T, ifname string) (out *sender) {
+func (s *space) sender(t testing.TB, ifname string) (out *sender) {
 	t.Helper()
 	s.do(func() {
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)

@@ -62,7 +62,8 @@ type NodeConfig struct {
 	Neighbours []string       `toml:"neighbours"` // to whom it gives a handover key, and where it sends its clients
 }
 
-// DetectorConfig is [detector]: the paper's interval, and a threshold for each kind of packet.
+// DetectorConfig is [detector]: the paper's interval, of which the Detector watches the last one in steps
+// of a tenth, and a threshold for each kind of packet.
 type DetectorConfig struct {
 	Interval  Duration        `toml:"interval"`
 	Threshold ThresholdConfig `toml:"threshold"`

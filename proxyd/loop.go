@@ -19,18 +19,25 @@ var errSuspended = errors.New("the proxy is suspended")
 // detect feeds the DDoS Detector and tells the machine what it finds.
 func (e *edge) detect(ctx context.Context) error {
 	defer e.counter.Close()
-	tick := time.NewTicker(e.detector.Interval())
+	tick := time.NewTicker(e.detector.Step())
 	defer tick.Stop()
+	gone := false
 	for {
 		c, err := e.counter.Read()
 		switch {
 		case errors.Is(err, detect.ErrGone):
-			e.log.Warn("interface gone: nothing is counted until it is back", "interface", e.ifname, "err", err)
+			if !gone {
+				e.log.Warn("interface gone: nothing is counted until it is back", "interface", e.ifname, "err", err)
+			}
 		case err != nil:
 			return err
 		default:
+			if gone {
+				e.log.Info("interface back: packets are counted again", "interface", e.ifname)
+			}
 			e.observe(e.detector.Observe(e.host.Now(), c))
 		}
+		gone = err != nil
 		select {
 		case <-ctx.Done():
 			return nil
@@ -39,6 +46,7 @@ func (e *edge) detect(ctx context.Context) error {
 	}
 }
 
+// observe logs the rate as it is at the alarm, just over the threshold, and at the end the highest one.
 func (e *edge) observe(v detect.Verdict) {
 	e.verdict.Store(&v)
 	if !v.Changed {
@@ -47,7 +55,7 @@ func (e *edge) observe(v detect.Verdict) {
 	if v.Attack {
 		e.log.Warn("attack detected", "kind", v.Kind.String(), "rate", v.Rate, "threshold", v.Threshold)
 	} else {
-		e.log.Info("attack over", "kind", v.Kind.String())
+		e.log.Info("attack over", "kind", v.Kind.String(), "rate", v.Rate)
 	}
 	e.poke()
 }
