@@ -38,6 +38,8 @@ type cli struct {
 	Flood   floodCmd         `cmd:"" help:"Flood an address of the lab, from within the lab only."`
 	Scan    scanCmd          `cmd:"" help:"Look for a hidden proxy from within the lab, and compare with an unused address."`
 	Fetch   fetchCmd         `cmd:"" hidden:"" help:"Fetch a URL as curl does, for machines without curl."`
+	Dial    dialCmd          `cmd:"" hidden:"" help:"Connect and pass the connection to ssh, for its ProxyCommand with ProxyUseFdpass."`
+	Proxy   paperProxyCmd    `cmd:"" hidden:"" name:"paper-proxy" help:"One role of the proxy of the paper, made anew."`
 	Version kong.VersionFlag `help:"Print the version and exit."`
 }
 
