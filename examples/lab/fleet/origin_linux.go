@@ -49,6 +49,9 @@ func ServeOrigin(w *lab.World) (*Origin, error) {
 	return o, nil
 }
 
+// File is what it serves.
+func (o *Origin) File() []byte { return o.file }
+
 func (o *Origin) serveWeb(l net.Listener) {
 	_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/octet-stream")
