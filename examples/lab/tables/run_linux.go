@@ -74,6 +74,7 @@ func (r *run) play(ctx context.Context) (err error) {
 		{partFlood, r.flood}, {partDetect, r.detect},
 	} {
 		r.progress.enter("%s", step.name)
+		began := time.Now()
 		if err := step.run(ctx); err != nil {
 			return fmt.Errorf("%s: %w", step.name, err)
 		}
@@ -81,6 +82,7 @@ func (r *run) play(ctx context.Context) (err error) {
 			return fmt.Errorf("%s: %w", step.name, err)
 		}
 		r.progress.finish(step.name)
+		r.progress.say("%s: done in %.0f s", step.name, time.Since(began).Seconds())
 	}
 	r.progress.enter("the end")
 	return nil
