@@ -21,8 +21,8 @@ type Assumed struct {
 	// SecondLimit bounds the second handshake, with P1 or P2: the application's own connect(), whose
 	// SYNs the kernel repeats as ever.
 	SecondLimit time.Duration
-	// PreFilter is how many SYN/s the firewall in front of the SYN Checker lets pass, Burst how many at
-	// once. 0 is no firewall.
+	// PreFilter is how many SYN/s the firewall in front of the SYN Checker lets pass, the first Burst of
+	// each Burst/PreFilter seconds. 0 is no firewall.
 	PreFilter float64
 	Burst     int
 	// RatifiedFor is how long P2 admits a client after a ratification, RatifiedMax how many at a time.
@@ -52,7 +52,7 @@ func Assume(rtt time.Duration) Assumed {
 		FirstLimit:     950 * time.Millisecond,
 		SecondLimit:    3 * time.Second,
 		PreFilter:      inferredFilter,
-		Burst:          1,
+		Burst:          10, // windows of 417 ms: in step with no second of a client that tries again
 		RatifiedFor:    30 * time.Second,
 		RatifiedMax:    4096,
 	}
@@ -60,7 +60,8 @@ func Assume(rtt time.Duration) Assumed {
 
 // Lines says for people what was assumed and why, one assumption a line.
 func (a Assumed) Lines() []string {
-	filter := fmt.Sprintf("firewall before the SYN Checker: %g SYN/s pass, %d at once; not given, %d of 1,000 explains Table 5's 2.4 %% at p = 1", a.PreFilter, a.Burst, inferredFilter)
+	filter := fmt.Sprintf("firewall before the SYN Checker: %g SYN/s pass, whoever sent them, the first %d of each %s; not given, %d of 1,000 explains Table 5's 2.4 %% at p = 1",
+		a.PreFilter, a.Burst, ms(a.window()), inferredFilter)
 	if a.PreFilter == 0 {
 		filter = "firewall before the SYN Checker: none in this run"
 	}
@@ -78,6 +79,11 @@ func (a Assumed) Lines() []string {
 		"secret word: random 16 bytes for each notification, carried to the client and to P2; the application's bytes are not changed, so nobody asks for it",
 		fmt.Sprintf("P2 admits a ratified address for %s, at most %d addresses; it accepts and resets the others", a.RatifiedFor, a.RatifiedMax),
 	}
+}
+
+// window is the time of which the firewall lets the first Burst SYNs pass.
+func (a Assumed) window() time.Duration {
+	return time.Duration(float64(a.Burst) / a.PreFilter * float64(time.Second)).Round(time.Millisecond)
 }
 
 func ms(d time.Duration) string {

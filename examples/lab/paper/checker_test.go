@@ -103,7 +103,7 @@ func TestApprovalOfNothingWeAsked(t *testing.T) {
 
 func TestSamplingAndFirewallAreCounted(t *testing.T) {
 	now, c := time.Unix(1000, 0), testChecker()
-	c.filter = bucket{rate: 1, burst: 4}
+	c.filter = firewall{rate: 1, burst: 4}
 	for range 10 {
 		c.handle(now, toP1(100, 0, frame.SYN, 0))
 	}

@@ -53,7 +53,7 @@ func TestConfigRefuses(t *testing.T) {
 		"checker over IPv6":       func() Config { c := good(Checker); c.Address = netip.MustParseAddr("2001:2::1"); return c },
 		"checker without ports":   func() Config { c := good(Checker); c.Ports = nil; return c },
 		"p above one":             func() Config { c := good(Checker); c.P = 1.1; return c },
-		"a firewall, no bucket":   func() Config { c := good(Checker); c.Assumed.Burst = 0; return c },
+		"a firewall, no burst":    func() Config { c := good(Checker); c.Assumed.Burst = 0; return c },
 		"a firewall, less than 0": func() Config { c := good(Checker); c.Assumed.PreFilter = -1; return c },
 	} {
 		if err := spoil().Check(); err == nil {
