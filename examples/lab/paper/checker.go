@@ -45,14 +45,14 @@ type checker struct {
 	draw    func() float64 // uniform in [0, 1)
 	cookies [2]uint64      // the key of the sequence numbers
 	key     Key
-	filter  bucket
+	filter  firewall
 	counts  CheckerCounts
 }
 
 func newChecker(c Config, draw func() float64, cookies [2]uint64) *checker {
 	return &checker{
 		address: c.Address, ports: c.Ports, to: c.P2, p: c.P, draw: draw, cookies: cookies, key: c.Assumed.Key,
-		filter: bucket{rate: c.Assumed.PreFilter, burst: float64(c.Assumed.Burst)},
+		filter: firewall{rate: c.Assumed.PreFilter, burst: c.Assumed.Burst},
 	}
 }
 

@@ -8,7 +8,7 @@
 //	SYN Checker (4.2)                            role Checker: the attacked P1
 //	Informer, transfer notification (4.2.4)      notice, sealed with a key that client and P1 share
 //	Informer, ratify and approval (4.2.4)        ratification, one UDP datagram and its echo
-//	the firewall in front of the proxy (7)       bucket: so many SYN/s pass, the rest is dropped
+//	the firewall in front of the proxy (7)       firewall: so many SYN/s pass, the rest is dropped
 //
 // The client, for each connection of an application to P1:
 //

@@ -2,29 +2,35 @@ package paper
 
 import "time"
 
-// bucket is the firewall in front of the SYN Checker: a token bucket that begins full. It looks at
-// nothing but the number of SYNs, so the flood takes its share of what passes.
-type bucket struct {
-	rate, burst float64 // rate 0: everything passes
+// firewall is what stands in front of the SYN Checker: of each window of time the first burst SYNs
+// pass, whoever sent them. The window is as long as the rate wants it.
+//
+// It is no token bucket that gains its tokens one by one: the attacker of the paper sends like a
+// clock, every 1,000 µs, and would be there for each token after half of that on average, so a client,
+// which comes at any time, would get half of the share that its SYN has among the SYNs. (Seen here:
+// 5 of 400 through a bucket of 24/s.) A whole burst is open to all for as long as it lasts.
+type firewall struct {
+	rate  float64 // SYN/s; 0: everything passes
+	burst int
 
-	tokens float64
-	last   time.Time // zero: not used yet
+	start time.Time // of the window; zero: not used yet
+	left  int
 }
 
-func (b *bucket) take(now time.Time) bool {
-	if b.rate == 0 {
+func (f *firewall) take(now time.Time) bool {
+	if f.rate == 0 {
 		return true
 	}
-	if b.last.IsZero() {
-		b.tokens, b.last = b.burst, now
+	window := time.Duration(float64(f.burst) / f.rate * float64(time.Second))
+	if f.start.IsZero() {
+		f.start, f.left = now, f.burst
 	}
-	if passed := now.Sub(b.last); passed > 0 {
-		b.tokens = min(b.burst, b.tokens+passed.Seconds()*b.rate)
-		b.last = now
+	if passed := now.Sub(f.start); passed >= window {
+		f.start, f.left = f.start.Add(passed.Truncate(window)), f.burst
 	}
-	if b.tokens < 1 {
+	if f.left == 0 {
 		return false
 	}
-	b.tokens--
+	f.left--
 	return true
 }
