@@ -51,15 +51,16 @@ type memory struct {
 	key   key
 }
 
-// memories are the rows of a system: "fresh" and "remembers" (P2, from an earlier run) where it was
-// measured so, else one.
+// memories are the rows of a system: the one without that label, and "fresh" and "remembers" where
+// it was measured so. There is at least one, and if it has no figure that is what it says.
 func (d *deck) memories(k key) []memory {
 	var list []memory
-	for _, v := range d.values(k, "memory") {
-		list = append(list, memory{k.system + ", " + v, k.with("memory", v)})
+	values := d.values(k, "memory")
+	if none := k.with("memory", ""); len(values) == 0 || d.has(none) {
+		list = append(list, memory{k.system, none})
 	}
-	if len(list) == 0 {
-		list = append(list, memory{k.system, k})
+	for _, v := range values {
+		list = append(list, memory{k.system + ", " + v, k.with("memory", v)})
 	}
 	return list
 }

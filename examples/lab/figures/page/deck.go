@@ -24,8 +24,8 @@ func newDeck(f *figures.File) *deck {
 	return &deck{f.Figures, make([]bool, len(f.Figures))}
 }
 
-// key names figures. An empty when is any; a published figure need not have every label, because
-// the paper does not say everything.
+// key names figures. An empty system or when is any; a label that must be empty must be absent. A
+// published figure need not have every label, because the paper does not say everything.
 type key struct {
 	id, system, when string
 	labels           labels

@@ -2,7 +2,6 @@ package page
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 
 	"migrationsensor/examples/lab/figures"
@@ -18,11 +17,11 @@ func Paper(f *figures.File, assumed ...Fact) Page {
 	d := newDeck(f)
 	p := Page{
 		Title: "The paper's tables, side by side",
-		Lead:  "Hsu et al., DDoS Flood and Destination Service Changing Sensor (Sensors 2021, 21, 1980): each of its figures beside its own handshake re-created on this machine, and beside ours, all measured in one run.",
+		Lead:  "Hsu et al., DDoS Flood and Destination Service Changing Sensor (Sensors 2021, 21, 1980): each of its figures beside its own handshake re-created on this machine, and beside ours. All that is not published was measured in one run.",
 		Systems: []System{
 			{"published", "the paper's own figures, on its machines"},
 			{"direct", "no proxy and no agent"},
-			{"plain", "a client without an agent, through the proxy"},
+			{"plain", "no agent, through a forwarder that protects nothing"},
 			{"paper", "the paper's handshake, re-created: connect, wait for a notification, connect again"},
 			{"ms-each", "ours, asking the proxy before every connection, as the paper does"},
 			{"ms", "ours, with links that are already open"},
@@ -84,7 +83,7 @@ func (d *deck) unprotected() Section {
 		rows = append(rows, row{"the lab's server", d.measured(k, "direct", "ms")})
 		ms, over := times(t.title+", milliseconds", rows), overheads(t.title+", overhead", rows)
 		ms.Note = keep("The paper's round trips are the internet's and ours the lab's: neither milliseconds nor spreads compare, only what each adds to its own base.", d.succeeded(key{id: success(t.id), when: "unprotected"}))
-		over.Note = keep(takes(t.what, over.Groups...), noise(over))
+		over.Note = keep(takes(t.what, over.Groups...), noise(over), d.noise(t.id, rows[len(rows)-1]))
 		s.Charts = append(s.Charts, ms, over)
 	}
 	return s
@@ -120,12 +119,12 @@ func (d *deck) peace(number, title, id, app, what string) Section {
 		case id != "connect":
 			over.Note = append(over.Note, keep(warm(over), d.digests())...)
 		case a == app:
-			over.Note = append(over.Note, timeout(rows[0])+" The paper's client asks only P1, so its P2 rows show what its module itself costs.")
+			over.Note = append(over.Note, timeout(rows[0])+" Nor does it name the application of its connects. Its client asks only P1, so its P2 rows show what the module itself costs.")
 		}
 		s.Charts = append(s.Charts, ms, over)
 	}
 	if d.has(key{id: id, when: "peace", labels: labels{"memory": "fresh"}}) {
-		s.Note = []string{"“fresh” is an agent that remembers no P2; “remembers” is one that does, from an earlier run."}
+		s.Note = []string{"“fresh” is an agent that knows no proxy but its entries."}
 	}
 	return s
 }
@@ -136,8 +135,9 @@ var floodSystems = []string{"plain", "paper", "ms-each", "ms"}
 // table5 is who still gets through while P1 is flooded.
 func (d *deck) table5() Section {
 	s := Section{Number: "Table 5 · §6.4", Title: "During the flood: who gets through", Note: []string{
-		"One attacker floods P1 with SYNs from random sources, 1,000 a second; P1's SYN Checker answers the share p of what reaches it. The bar is one try, the triangle the same with two retries by the user.",
+		"One attacker floods P1 with SYNs from random sources, 1,000 a second; P1's SYN Checker answers the share p of what reaches it. The bar is one try, the triangle the same with two retries by the user. “fresh” is an agent that knows no proxy but its entries, “remembers” one that knows more from an earlier run. The plain forwarder has no SYN Checker, so p means nothing to it, and no row in the paper.",
 	}}
+	var others []Chart // P2 after P1
 	for _, t := range []struct{ id, title, what string }{
 		{"success.connect", "Connects", "connects"},
 		{"success.download", "760 KB downloads", "downloads"},
@@ -145,20 +145,26 @@ func (d *deck) table5() Section {
 		d.eachFlood(t.id, true, func(k key, where string, ps []string) {
 			p1 := k.labels["dest"] == "p1"
 			c := d.shares(t.title+" "+where, k, ps, floodSystems, p1)
-			last := c.Groups[len(c.Groups)-1]
-			c.Note = keep(succeeds(t.what, last))
-			switch {
-			case !p1:
+			c.Note = keep(succeeds(t.what, c.Groups[len(c.Groups)-1]))
+			if !p1 {
 				c.Note = append(c.Note, "P2 is dialled by its own address and is not flooded; the paper has no such chart.")
-			case t.id == "success.connect":
-				c.Note = append(c.Note, prefilter(c, ps, probability))
-			default:
-				c.Note = append(c.Note, "The paper lets its user retry a download and does not say how often, so its bar compares exactly with neither our bar nor our triangle; nor does it give its number of trials.")
+				others = append(others, c)
+				return
 			}
+			c.Note = append(c.Note, unfair(t.id, c, ps))
 			s.Charts = append(s.Charts, c)
 		})
 	}
+	s.Charts = append(s.Charts, others...)
 	return s
+}
+
+// unfair says what of Table 5 cannot be compared.
+func unfair(id string, c Chart, ps []string) string {
+	if id == "success.connect" {
+		return prefilter(c, ps)
+	}
+	return "The paper lets its user retry a download and does not say how often, so its bar compares exactly with neither our bar nor our triangle; nor does it give its number of trials."
 }
 
 // flood is how long those took that got through; the paper gives no times of the flood.
@@ -199,8 +205,12 @@ func (d *deck) oneTry(k key) key {
 // paper's set-up even if it has none.
 func (d *deck) eachFlood(id string, always bool, draw func(k key, where string, ps []string)) {
 	k := key{id: id, when: "flood"}
-	ps := d.values(k, "p", "1", "0.75", "0.5", "0.25")
 	for _, dest := range d.values(k, "dest", "p1") {
+		ps := []string{"1", "0.75", "0.5", "0.25"}
+		if dest != "p1" {
+			ps = nil // only P1 is flooded: p need not be varied for the others
+		}
+		ps = d.values(k.with("dest", dest), "p", ps...)
 		for _, attacker := range d.values(k.with("dest", dest), "attacker", "own") {
 			k := k.with("dest", dest).with("attacker", attacker)
 			if d.measuredHere(k) || always && dest == "p1" && attacker == "own" {
@@ -225,15 +235,6 @@ func attackerName(label string) string {
 		return "our tool"
 	}
 	return label
-}
-
-// probability is p of a label; what is no number is no share.
-func probability(label string) float64 {
-	p, err := strconv.ParseFloat(label, 64)
-	if err != nil {
-		return 0
-	}
-	return p
 }
 
 // detection is §6.2: which floods the detector finds, how soon, and its false alarms.
@@ -264,17 +265,19 @@ func (d *deck) kinds(id, title, unit, bar string) Chart {
 			systems = append(systems, "ms")
 		}
 		for _, system := range systems {
-			f := d.take(k.of(system))
-			switch unit {
-			case "ms":
-				g.Bars = append(g.Bars, timeBar(cell{label: system, system: system, figure: f}))
-			case "share":
-				g.Bars = append(g.Bars, shareOf(system, system, f))
-			default:
-				g.Bars = append(g.Bars, countOf(system, system, f))
-			}
+			g.Bars = append(g.Bars, kindBar(unit, system, d.take(k.of(system))))
 		}
 		c.Groups = append(c.Groups, g)
 	}
 	return c
+}
+
+func kindBar(unit, system string, f *figures.Figure) Bar {
+	switch unit {
+	case "ms":
+		return timeBar(cell{label: system, system: system, figure: f})
+	case "share":
+		return shareOf(system, system, f)
+	}
+	return countOf(system, system, f)
 }

@@ -22,6 +22,7 @@ func sample() *figures.File {
 	sampleUnprotected(f, ms)
 	samplePeace(f, ms)
 	sampleFlood(f, ms)
+	sampleSecondEntry(f, ms)
 	for _, kind := range []string{"syn", "icmp"} {
 		f.Add(
 			figures.Share("detect.found", "published", "flood", 1, 1).Label("kind", kind),
@@ -30,7 +31,10 @@ func sample() *figures.File {
 			figures.Count("detect.false", "ms", "peace", 0, 20).Label("kind", kind).AtMost(0),
 		)
 	}
-	f.Add(figures.Count("digest.mismatch", "ms", "peace", 0, 400).AtMost(0))
+	f.Add(figures.Count("digest.mismatch", "", "", 0, 4000).AtMost(0))
+	noise := figures.Times("connect.noise", "direct", "unprotected", []time.Duration{50 * time.Microsecond})
+	noise.Spread = nil
+	f.Add(noise)
 	f.Decide(true)
 	return f
 }
@@ -92,17 +96,30 @@ func samplePeace(f *figures.File, ms timer) {
 				add("paper", "", map[string]float64{"p1": 46.8, "p2": 15.6}[dest], base+32)
 			}
 			add("ms-each", "", 31.9, base+15)
-			add("ms", "fresh", 15.9, base*.52)
-			add("ms", "remembers", 15.8, base*.52)
+			add("ms", "", 15.7, base*.52)
+			if dest == "p1" {
+				add("ms", "fresh", 15.9, base*.52)
+			}
 		}
 	}
 	f.Add(figures.Share("success.connect", "plain", "peace", 400, 400).Label("app", "http"), figures.Share("success.connect", "ms", "peace", 399, 400).Label("app", "http"))
 }
 
+// sampleSecondEntry is P2 while P1 is flooded: measured once, because p does not matter to it.
+func sampleSecondEntry(f *figures.File, ms timer) {
+	for _, system := range []string{"plain", "paper", "ms-each", "ms"} {
+		for _, x := range []figures.Figure{
+			figures.Share("success.connect", system, "flood", 40, 40), ms("connect", system, "flood", 16, 1, 40),
+		} {
+			f.Add(x.Label("dest", "p2").Label("p", "1").Label("attacker", "own").Label("retries", "0"))
+		}
+	}
+}
+
 func sampleFlood(f *figures.File, ms timer) {
 	ps := []string{"1", "0.75", "0.5", "0.25"}
 	for i, v := range []float64{.024, .022, .013, .003} {
-		x := figures.Share("success.connect", "published", "flood", 0, 0).Label("p", ps[i]).Label("attacker", "hping3")
+		x := figures.Share("success.connect", "published", "flood", 0, 0).Label("p", ps[i]).Label("attacker", "hping3").Label("dest", "p1")
 		x.Value = &v
 		f.Add(x)
 	}
@@ -134,6 +151,7 @@ func sampleFlood(f *figures.File, ms timer) {
 			add(ms("connect", "ms-each", "flood", 80, 20, 40), "0", "")
 			add(ms("connect", "ms", "flood", 1060, 300, 40), "0", "fresh")
 			add(ms("connect", "ms", "flood", 17, 2, 40), "0", "remembers")
+			add(ms("connect", "ms", "flood", 18, 2, 40), "2", "remembers")
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -138,16 +139,17 @@ func machines(what string, rows []row) string {
 
 // timeout is what the paper's own means leave for the wait it does not give.
 func timeout(r row) string {
-	s := "The paper does not give the time for which its client waits for a notification"
+	var s strings.Builder
+	s.WriteString("The paper does not give the time for which its client waits for a notification")
 	for _, x := range r.cells {
 		if x.system != "published" || x.base || missing(x.figure) != "" || missing(x.against) != "" {
 			continue
 		}
 		if left := mean(x.figure) - 2*mean(x.against); left > 0 {
-			s += fmt.Sprintf("; its means leave %s if both handshakes cost the same", number("ms", left))
+			fmt.Fprintf(&s, "; its means leave %s if both handshakes cost the same", number("ms", left))
 		}
 	}
-	return s + ". Ours is assumed, and the re-created client pays it on every connection to a P1 in peace."
+	return s.String() + ". Ours is assumed, and the re-created client pays it on every connection to a P1 in peace."
 }
 
 // warm explains downloads that beat the plain client, and says whether there were any.
@@ -168,27 +170,28 @@ func warm(c Chart) string {
 }
 
 // prefilter compares the published shares with a constant loss before the sampler.
-func prefilter(c Chart, ps []string, parse func(string) float64) string {
-	var base float64
-	var line, near []string
+func prefilter(c Chart, ps []string) string {
+	s := "The paper needs a pre-filter before its SYN Checker and does not give its rate; ours is assumed, and the share of the re-created paper follows from it."
+	var base float64 // the share at p = 1
+	var line, times []string
 	for i, g := range c.Groups {
+		p, err := strconv.ParseFloat(ps[i], 64)
 		for _, b := range g.Bars {
-			if b.System != "published" || b.Value == nil {
+			if b.System != "published" || b.Value == nil || err != nil {
 				continue
 			}
-			if i == 0 {
+			if p == 1 {
 				base = *b.Value
 			}
 			line = append(line, decimals(100**b.Value, 1))
-			near = append(near, decimals(100*base*parse(ps[i]), 1))
+			times = append(times, decimals(100*base*p, 1))
 		}
 	}
-	s := "The paper needs a pre-filter before its SYN Checker and does not give its rate; ours is assumed, and the share of the re-created paper follows from it."
-	if len(line) == len(ps) && base > 0 {
-		s += fmt.Sprintf(" The published shares (%s %%) beside the first times p (%s %%) suggest that most of that loss comes before the sampler; sampling alone, with three SYNs in three seconds, would let 100, 98, 88 and 58 %% through at p = 1, 0.75, 0.5 and 0.25.",
-			strings.Join(line, ", "), strings.Join(near, ", "))
+	if base == 0 || len(line) != 4 {
+		return s
 	}
-	return s
+	return s + fmt.Sprintf(" The published shares (%s %%) beside the first times p (%s %%) suggest that most of that loss comes before the sampler; sampling alone, with three SYNs in three seconds, would let 100, 98, 88 and 58 %% through.",
+		strings.Join(line, ", "), strings.Join(times, ", "))
 }
 
 // succeeds says the shares of one group.
@@ -197,7 +200,7 @@ func succeeds(what string, g Group) string {
 	if list == "" {
 		return ""
 	}
-	return "At " + g.Name + " this share of " + what + " succeeds at one try: " + list + ". The paper has no row for the plain client."
+	return "At " + g.Name + " this share of " + what + " succeeds at one try: " + list + "."
 }
 
 // second says which medians lie within the second in which the paper counts.
@@ -262,18 +265,33 @@ func thinnest(c Chart) string {
 	return "The fewest samples: " + text + ", n = " + decimals(float64(least), 0) + "."
 }
 
-// digests says whether the files were the same.
-func (d *deck) digests() string {
-	seen, wrong := false, 0.0
-	for _, f := range d.all {
-		if f.ID == "digest.mismatch" && missing(&f) == "" {
-			seen, wrong = true, wrong+*f.Value
-		}
-	}
-	if !seen {
+// noise is how far direct is from direct, where the run has measured it, beside the agent. The figure
+// itself stands in the table at the end.
+func (d *deck) noise(id string, r row) string {
+	i := slices.IndexFunc(d.all, key{id: id + ".noise", when: "unprotected"}.matches)
+	if i < 0 || missing(&d.all[i]) != "" {
 		return ""
 	}
-	return "Each file was compared by its digest: " + decimals(wrong, 0) + " differed."
+	apart := func(ms float64) string { return decimals(math.Abs(ms), 3) + " ms" }
+	s := "By the medians, direct differs from direct by up to " + apart(*d.all[i].Value) + " in the same run"
+	if x := r.cells[len(r.cells)-1]; missing(x.figure) == "" && missing(x.against) == "" {
+		s += ", and " + x.label + " from direct by " + apart(*x.figure.Value-*x.against.Value)
+	}
+	return s + "."
+}
+
+// digests says whether the files were the same.
+func (d *deck) digests() string {
+	whole, wrong := 0, 0.0
+	for _, f := range d.all {
+		if f.ID == "digest.mismatch" && missing(&f) == "" {
+			whole, wrong = whole+f.N, wrong+*f.Value
+		}
+	}
+	if whole == 0 {
+		return ""
+	}
+	return fmt.Sprintf("Of the %s whole files of the run, compared by digest, %s differed.", decimals(float64(whole), 0), decimals(wrong, 0))
 }
 
 // keep drops the sentences that have nothing to say.
