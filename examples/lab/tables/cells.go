@@ -81,7 +81,13 @@ func (s sizes) plan() (all []planned) {
 	}
 	add(s.http, onlyConnect, cell{When: peace, System: "ms", Dest: "p1", App: "http", Memory: "fresh"})
 	for _, g := range groups() {
-		add(s.trials, both, g.cells()...)
+		for _, c := range g.cells() {
+			n := s.trials
+			if !c.ours() {
+				n *= s.waiting
+			}
+			add(n, both, c)
+		}
 	}
 	return all
 }

@@ -4,26 +4,54 @@ import (
 	"bufio"
 	"encoding/json"
 	"io"
+	"sync"
 	"time"
 
 	"migrationsensor/examples/lab/figures"
 )
 
-// detected is what became of the floods and of the spells of peace.
+// detected is what became of the floods and of the spells of peace. Two floods may go on at once.
 type detected struct {
-	spells     int
+	spells int
+
+	mu         sync.Mutex
 	delays     map[string][]time.Duration // of the floods that were found, by kind
 	floods     map[string]int             // floods made, by kind
 	spellsDone int
 	alarms     map[string]int // in peace, by kind
 }
 
-func newDetected(spells int) detected {
-	return detected{spells: spells, delays: map[string][]time.Duration{}, floods: map[string]int{}, alarms: map[string]int{}}
+func newDetected(spells int) *detected {
+	return &detected{spells: spells, delays: map[string][]time.Duration{}, floods: map[string]int{}, alarms: map[string]int{}}
+}
+
+// flooded counts a flood, and its delay if it was found.
+func (d *detected) flooded(kind string, found bool, delay time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.floods[kind]++
+	if found {
+		d.delays[kind] = append(d.delays[kind], delay)
+	}
+}
+
+// peaceful counts a spell of peace, alarmed an alarm in one.
+func (d *detected) peaceful() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.spellsDone++
+}
+
+func (d *detected) alarmed(kind string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.alarms[kind]++
 }
 
 // figures are the shares, delays and false alarms. complete is false if a flood or a spell is missing.
 func (d *detected) figures() (out []figures.Figure, complete bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	complete = d.spellsDone == d.spells
 	for _, kind := range kinds {
 		found := figures.Share("detect.found", "ms", flooded, len(d.delays[kind]), d.floods[kind]).AtLeast(1)

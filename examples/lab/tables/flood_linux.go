@@ -116,7 +116,7 @@ func (s *stage) waitForFlood(ctx context.Context) error {
 
 // atOnce is how many trials of the plain and the paper's clients run at a time: most of them wait for
 // nothing. Ours are made one at a time, since a fresh trial makes the whole agent forget.
-const atOnce = 48
+const atOnce = 200
 
 // trials makes the group's trials, a round of all systems after the other.
 func (r *run) trials(ctx context.Context, g group) error {
@@ -133,15 +133,17 @@ func (r *run) trials(ctx context.Context, g group) error {
 				}
 				continue
 			}
-			select {
-			case slots <- struct{}{}:
-			case <-ctx.Done():
-				return ctx.Err()
+			for range r.sizes.waiting {
+				select {
+				case slots <- struct{}{}:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+				waiting.Go(func() {
+					defer func() { <-slots }()
+					_ = r.try(ctx, w) // it has no error but the end of ctx, which the loop sees
+				})
 			}
-			waiting.Go(func() {
-				defer func() { <-slots }()
-				_ = r.try(ctx, w) // it has no error but the end of ctx, which the loop sees
-			})
 		}
 		if err := r.stage.Healthy(); err != nil {
 			return err

@@ -27,13 +27,18 @@ func Print(w io.Writer, file *figures.File, assumed []string) error {
 	t.table5()
 	t.detection()
 	t.line("Assumed where the paper says nothing:")
-	for _, a := range assumed {
+	for _, a := range assumptions(assumed) {
 		t.line("  %s", a)
 	}
-	t.line("  detector's threshold: %d packets/s of one kind, a quarter of the flood; set by hand in the paper and not given", threshold)
 	t.goals()
 	_, err := io.WriteString(w, t.b.String())
 	return err
+}
+
+// assumptions are those of the re-creation and of the detection.
+func assumptions(paper []string) []string {
+	return append(slices.Clone(paper), fmt.Sprintf(
+		"detector's threshold: %d packets/s of one kind, a quarter of the flood; set by hand in the paper and not given", threshold))
 }
 
 // text is the printed tables as they grow.

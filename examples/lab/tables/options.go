@@ -54,6 +54,7 @@ type sizes struct {
 	unprotected int           // rounds of Table 2
 	http, ssh   int           // rounds of Tables 3 and 4
 	trials      int           // of a cell of Table 5
+	waiting     int           // of its cells that mostly wait, for each round of trials: the paper's shares are small
 	spells      int           // floods of each kind, and spells of peace
 	patience    time.Duration // of an application for one connect() under the flood
 	spell       time.Duration // of a flood, and of a peace beside it
@@ -62,11 +63,11 @@ type sizes struct {
 // The default ends within ten minutes on two cores, the quick one within a minute.
 func (o *Options) sizes() sizes {
 	s := sizes{
-		warmUp: 5, unprotected: 60, http: 100, ssh: 25, trials: 24, spells: 20,
+		warmUp: 5, unprotected: 60, http: 100, ssh: 25, trials: 24, waiting: 4, spells: 20,
 		patience: fleet.ConnectLimit, spell: 1200 * time.Millisecond,
 	}
 	if o.Quick {
-		s = sizes{warmUp: 1, unprotected: 4, http: 4, ssh: 2, trials: 2, spells: 3, patience: 500 * time.Millisecond, spell: 1100 * time.Millisecond}
+		s = sizes{warmUp: 1, unprotected: 4, http: 4, ssh: 2, trials: 2, waiting: 1, spells: 3, patience: 400 * time.Millisecond, spell: 1100 * time.Millisecond}
 	}
 	if o.N > 0 {
 		s.unprotected, s.http, s.ssh, s.trials = o.N, o.N, o.N, max(s.trials, o.N/4)

@@ -9,11 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/term"
 
 	"migrationsensor/examples/lab/figures"
+	"migrationsensor/examples/lab/figures/page"
 	"migrationsensor/examples/lab/paper"
 )
 
@@ -44,7 +46,7 @@ type run struct {
 
 	strays, siteFetches int // TUN packets caused by unprotected traffic
 	tunQuiet            bool
-	detected            detected
+	detected            *detected
 }
 
 func newRun(o Options) *run {
@@ -115,17 +117,30 @@ func (r *run) conclude(out io.Writer, played error) error {
 	if err := file.Write(name); err != nil {
 		return errors.Join(played, err)
 	}
+	html := filepath.Join(r.opts.Out, "paper.html")
+	if err := page.Paper(file, facts(r.assumed)...).Write(html); err != nil {
+		return errors.Join(played, err)
+	}
 	if err := Print(out, file, r.assumed.Lines()); err != nil {
 		return errors.Join(played, err)
 	}
 	for _, f := range r.results.failures() {
 		fmt.Fprintf(out, "failed: %s\n", f)
 	}
-	fmt.Fprintf(out, "\n%s\nfigures: %s   logs: %s\n", summary(file, verdict, played), name, r.logs())
+	fmt.Fprintf(out, "\n%s\nfigures: %s   page: %s   logs: %s\n", summary(file, verdict, played), name, html, r.logs())
 	if played != nil {
 		return fmt.Errorf("the run stopped: %w", played)
 	}
 	return verdict
+}
+
+// facts are the assumptions as the page shows them.
+func facts(a paper.Assumed) (all []page.Fact) {
+	for _, line := range assumptions(a.Lines()) {
+		name, text, _ := strings.Cut(line, ": ")
+		all = append(all, page.Fact{Name: name, Text: text})
+	}
+	return all
 }
 
 func (r *run) logs() string { return filepath.Join(r.opts.Out, "paper-logs") }

@@ -61,9 +61,9 @@ func newSSHD(ctx context.Context, s *stage) (d *sshd, missing string, err error)
 	return d.try(ctx)
 }
 
-// try fetches directly once. What fails then is this machine's sshd, not ours.
+// try fetches once with nothing of ours in between. What fails then is this machine's sshd.
 func (d *sshd) try(ctx context.Context) (*sshd, string, error) {
-	fetch := d.over(d.stage.World.Plain, lab.Site.V4, false)
+	fetch := d.run(d.stage.World.Plain, "Hostname="+lab.Site.V4.String())
 	var last fleet.Sample
 	err := fleet.Wait(ctx, 10*time.Second, "sshd answers", nil, func() (bool, error) {
 		last = fetch(ctx)
@@ -76,7 +76,8 @@ func (d *sshd) try(ctx context.Context) (*sshd, string, error) {
 		for _, name := range []string{"sshd-origin", "sshd-site"} {
 			err = errors.Join(err, d.stage.Stop(name))
 		}
-		return nil, fmt.Sprintf("sshd does not serve here (%s): see sshd-site.log beside the figures", last.Err), nil
+		why, _, _ := strings.Cut(last.Err, "\n")
+		return nil, fmt.Sprintf("sshd does not serve here (%s): see %s", why, d.stage.Paths("sshd-site").Log), nil
 	}
 	return d, "", nil
 }
@@ -107,7 +108,7 @@ func (d *sshd) prepare(ctx context.Context) error {
 		return err
 	}
 	a := d.stage.assumed
-	d.dial = "exec " + d.stage.Lab() + " dial"
+	d.dial = d.stage.Lab() + " dial" // ssh puts an exec before it
 	d.byPaper = fmt.Sprintf("%s --paper --rtt %s --key-file %s", d.dial, a.RTT, d.stage.keyFile)
 	return nil
 }
@@ -140,13 +141,17 @@ func (d *sshd) over(ns *kernel.Namespace, to netip.Addr, byPaper bool) func(cont
 	if byPaper {
 		command = d.byPaper
 	}
+	return d.run(ns, "ProxyUseFdpass=yes", "ProxyCommand="+command+" "+netip.AddrPortFrom(to, lab.SSHPort).String())
+}
+
+// run fetches by ssh with options that say how to connect.
+func (d *sshd) run(ns *kernel.Namespace, how ...string) func(context.Context) fleet.Sample {
 	args := []string{"-T", "-F", "none", "-i", filepath.Join(d.dir, "user")}
-	for _, o := range []string{
-		"ProxyUseFdpass=yes", "ProxyCommand=" + command + " " + netip.AddrPortFrom(to, lab.SSHPort).String(),
-		"UserKnownHostsFile=" + filepath.Join(d.dir, "known"), "GlobalKnownHostsFile=none", "HostKeyAlias=lab", "StrictHostKeyChecking=yes",
+	for _, o := range append(how,
+		"UserKnownHostsFile="+filepath.Join(d.dir, "known"), "GlobalKnownHostsFile=none", "HostKeyAlias=lab", "StrictHostKeyChecking=yes",
 		"IdentitiesOnly=yes", "IdentityAgent=none", "PreferredAuthentications=publickey", "BatchMode=yes",
 		"ControlPath=none", "Compression=no", "LogLevel=ERROR", "UpdateHostKeys=no",
-	} {
+	) {
 		args = append(args, "-o", o)
 	}
 	args = append(args, "root@lab", "cat "+d.file)
