@@ -80,7 +80,7 @@ func (s sizes) plan() (all []planned) {
 		}
 	}
 	add(s.http, onlyConnect, cell{When: peace, System: "ms", Dest: "p1", App: "http", Memory: "fresh"})
-	for _, g := range groups() {
+	for _, g := range s.groups {
 		for _, c := range g.cells() {
 			n := s.trials
 			if !c.ours() {

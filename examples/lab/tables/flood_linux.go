@@ -22,7 +22,7 @@ const floodLimit = 5 * time.Minute
 // flood is Table 5.
 func (r *run) flood(ctx context.Context) error {
 	_, missing := exec.LookPath("hping3")
-	for _, g := range groups() {
+	for _, g := range r.sizes.groups {
 		if g.attacker == "hping3" && missing != nil {
 			for _, c := range g.cells() {
 				r.results.skip(c, "no hping3 here: install it (apt install hping3)")

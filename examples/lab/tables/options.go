@@ -51,6 +51,7 @@ func (o *Options) Check() (err error) {
 // sizes are how much is measured.
 type sizes struct {
 	warmUp      int           // rounds that do not count
+	warmUpSSH   int           // of Table 4: a whole ssh warms the machine up at once
 	unprotected int           // rounds of Table 2
 	http, ssh   int           // rounds of Tables 3 and 4
 	trials      int           // of a cell of Table 5
@@ -58,16 +59,17 @@ type sizes struct {
 	spells      int           // floods of each kind, and spells of peace
 	patience    time.Duration // of an application for one connect() under the flood
 	spell       time.Duration // of a flood, and of a peace beside it
+	groups      []group       // floods of Table 5
 }
 
 // The default ends within ten minutes on two cores, the quick one within a minute.
 func (o *Options) sizes() sizes {
 	s := sizes{
-		warmUp: 5, unprotected: 60, http: 100, ssh: 25, trials: 24, waiting: 4, spells: 20,
-		patience: fleet.ConnectLimit, spell: 1200 * time.Millisecond,
+		warmUp: 5, warmUpSSH: 1, unprotected: 60, http: 100, ssh: 25, trials: 24, waiting: 4, spells: 20,
+		patience: fleet.ConnectLimit, spell: 1200 * time.Millisecond, groups: groups(),
 	}
 	if o.Quick {
-		s = sizes{warmUp: 1, unprotected: 4, http: 4, ssh: 2, trials: 2, waiting: 1, spells: 3, patience: 400 * time.Millisecond, spell: 1100 * time.Millisecond}
+		s = sizes{warmUp: 1, unprotected: 4, http: 4, ssh: 2, trials: 2, waiting: 1, spells: 3, patience: max(250*time.Millisecond, 10*o.RTT), spell: 1100 * time.Millisecond, groups: groups()}
 	}
 	if o.N > 0 {
 		s.unprotected, s.http, s.ssh, s.trials = o.N, o.N, o.N, max(s.trials, o.N/4)

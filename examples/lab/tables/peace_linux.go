@@ -21,16 +21,16 @@ type way struct {
 }
 
 // measure makes n trials of each way, interleaved one by one in another order each round, after
-// rounds that do not count.
-func (r *run) measure(ctx context.Context, part string, n int, ways []way) error {
-	for round := range r.sizes.warmUp + n {
+// warmUp rounds that do not count.
+func (r *run) measure(ctx context.Context, part string, warmUp, n int, ways []way) error {
+	for round := range warmUp + n {
 		r.random.Shuffle(len(ways), func(i, j int) { ways[i], ways[j] = ways[j], ways[i] })
 		for _, w := range ways {
 			s, err := w.once(ctx)
 			if err != nil {
 				return err
 			}
-			if round >= r.sizes.warmUp {
+			if round >= warmUp {
 				r.took(w.cell, trial{s})
 			}
 		}
@@ -126,7 +126,7 @@ func (r *run) peaceHTTP(ctx context.Context) error {
 		before: func(ctx context.Context) error { return s.Forget(ctx, "fresh") },
 		after:  func(ctx context.Context) error { return s.WaitForAgent(ctx, "fresh", 10*time.Second) },
 	})
-	return r.measure(ctx, partHTTP, r.sizes.http, ways)
+	return r.measure(ctx, partHTTP, r.sizes.warmUp, r.sizes.http, ways)
 }
 
 // over fetches over HTTP.
@@ -175,9 +175,6 @@ func (r *run) peaceSSH(ctx context.Context) error {
 		r.progress.say("no ssh rows: %s", s.noSSH)
 		return nil
 	}
-	warmUp := r.sizes.warmUp
-	r.sizes.warmUp = min(warmUp, 1) // a whole ssh warms the machine up at once
-	defer func() { r.sizes.warmUp = warmUp }()
 	w := s.World
 	ways := []way{{cell: cell{When: peace, System: "direct", Dest: "site", App: "ssh"}, fetch: s.sshd.over(w.Plain, lab.Site.V4, false)}}
 	for _, dest := range []string{"p1", "p2"} {
@@ -190,7 +187,7 @@ func (r *run) peaceSSH(ctx context.Context) error {
 			ways = append(ways, way{cell: cell{When: peace, System: system, Dest: dest, App: "ssh"}, fetch: fetch})
 		}
 	}
-	if err := r.measure(ctx, partSSH, r.sizes.ssh, ways); err != nil {
+	if err := r.measure(ctx, partSSH, r.sizes.warmUpSSH, r.sizes.ssh, ways); err != nil {
 		return fmt.Errorf("ssh: %w", err)
 	}
 	return nil
