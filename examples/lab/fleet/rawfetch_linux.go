@@ -21,12 +21,6 @@ type Times struct {
 	Connect, Total time.Duration // Connect 0: the connection did not come about
 }
 
-// The application's patience.
-const (
-	ConnectLimit = 3 * time.Second // two repetitions of a SYN
-	FetchLimit   = 15 * time.Second
-)
-
 // Fetch fetches by blocking system calls on the calling thread: between the application's
 // connect() and its return stands nothing of Go's scheduler.
 func Fetch(ctx context.Context, at netip.AddrPort, path string, body func([]byte) error) (t Times, err error) {

@@ -6,6 +6,12 @@ import (
 	"time"
 )
 
+// The application's patience.
+const (
+	ConnectLimit = 3 * time.Second // two repetitions of a SYN
+	FetchLimit   = 15 * time.Second
+)
+
 // Sample is one fetch of the file by a new connection.
 type Sample struct {
 	When      string
