@@ -105,7 +105,7 @@ func (r *run) unprotected(ctx context.Context) error {
 		}
 	}
 	after, err := s.QuietTUN(ctx, s.World.Client)
-	r.strays, r.siteFetches, r.tunQuiet = int(after-before), r.sizes.unprotected+r.sizes.warmUp, err == nil
+	r.strays, r.siteFetches, r.tun = int(after-before), r.sizes.unprotected+r.sizes.warmUp, err == nil
 	return err
 }
 

@@ -8,13 +8,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/term"
 
-	"migrationsensor/examples/lab/figures"
 	"migrationsensor/examples/lab/figures/page"
 	"migrationsensor/examples/lab/paper"
 )
@@ -39,24 +37,18 @@ type run struct {
 	opts     Options
 	sizes    sizes
 	progress *progress
-	results  *results
 	random   *rand.Rand // of the order of measurements; one goroutine's
 	assumed  paper.Assumed
 	stage    *stage
-
-	strays, siteFetches int // TUN packets caused by unprotected traffic
-	tunQuiet            bool
-	detected            *detected
+	*measured
 }
 
 func newRun(o Options) *run {
 	s := o.sizes()
-	r := &run{
-		opts: o, sizes: s, progress: newProgress(s, o.RTT), results: newResults(),
+	return &run{
+		opts: o, sizes: s, progress: newProgress(s, o.RTT), measured: newMeasured(s),
 		random: rand.New(rand.NewPCG(o.Seed, 3)), assumed: paper.Assume(o.RTT),
 	}
-	r.detected = newDetected(s.spells)
-	return r
 }
 
 // play measures, table by table. It returns after everything that it started has ended.
@@ -90,28 +82,9 @@ func (r *run) play(ctx context.Context) (err error) {
 	return nil
 }
 
-// report turns what was measured into figures.
-func (r *run) report() (file *figures.File, complete bool) {
-	file = figures.New(r.opts.Command, "kernel")
-	all, complete := r.results.figures(r.sizes.plan())
-	all = append(all, r.results.judgeUnprotected(all, r.opts.Seed)...)
-	stray := figures.Count("tun.unprotected", "ms", unprotected, r.strays, r.siteFetches).AtMost(0)
-	if !r.tunQuiet {
-		stray, complete = figures.Skip("tun.unprotected", "ms", unprotected, incomplete), false
-	}
-	found, whole := r.detected.figures()
-	all = append(append(all, stray), found...)
-	rtt := strconv.FormatFloat(float64(r.opts.RTT)/float64(time.Millisecond), 'f', -1, 64)
-	for _, f := range all {
-		file.Add(f.Label("rtt_ms", rtt))
-	}
-	file.Add(Published()...)
-	return file, complete && whole
-}
-
 // conclude prints and writes, also of a run that did not come to its end.
 func (r *run) conclude(out io.Writer, played error) error {
-	file, complete := r.report()
+	file, complete := r.report(r.opts, r.sizes)
 	verdict := judge(file, complete && played == nil)
 	name := filepath.Join(r.opts.Out, "paper.json")
 	if err := file.Write(name); err != nil {

@@ -55,7 +55,7 @@ func TestRunOnTheKernel(t *testing.T) {
 	if err := r.conclude(&out, played); err != nil && !errors.Is(err, ErrSlow) {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
-	file, complete := r.report()
+	file, complete := r.report(o, r.sizes)
 	if !complete {
 		t.Error("a run that came to its end is not complete")
 	}

@@ -52,8 +52,8 @@ func good(s sizes) (*results, *detected) {
 
 // filed is the run's file.
 func filed(s sizes, r *results, d *detected) (*figures.File, bool) {
-	x := &run{opts: *options(true), sizes: s, results: r, detected: d, tunQuiet: true, siteFetches: 5}
-	return x.report()
+	m := &measured{results: r, detected: d, tun: true, siteFetches: 5}
+	return m.report(*options(true), s)
 }
 
 // name is what names a figure.
