@@ -94,6 +94,9 @@ func (r *run) conclude(out io.Writer, played error) error {
 	if err := page.Paper(file, facts(r.assumed)...).Write(html); err != nil {
 		return errors.Join(played, err)
 	}
+	if r.results.empty() { // there is nothing to show but why
+		return fmt.Errorf("the run stopped: %w", played)
+	}
 	if err := Print(out, file, r.assumed.Lines()); err != nil {
 		return errors.Join(played, err)
 	}

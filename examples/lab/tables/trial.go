@@ -71,6 +71,13 @@ func (r *results) skip(c cell, why string) {
 	r.skipped[c] = why
 }
 
+// empty reports whether nothing was measured.
+func (r *results) empty() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.trials) == 0
+}
+
 // incomplete is why a cell has no figures.
 const incomplete = "the run ended before this was complete"
 
