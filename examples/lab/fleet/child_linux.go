@@ -35,6 +35,7 @@ func Start(ns *kernel.Namespace, name string, p Paths, program string, args ...s
 	fmt.Fprintf(log, "# %s %s\n", filepath.Base(program), strings.Join(args, " "))
 	c := &Child{name: name, paths: p, cmd: exec.Command(program, args...), done: make(chan struct{})}
 	c.cmd.Stdout, c.cmd.Stderr = log, log
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's Ctrl-C is for us, who stop it in order
 	if err := ns.Start(c.cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}

@@ -130,7 +130,11 @@ func again(call func() (int, error)) (n int, err error) {
 // connect connects; interrupted, it goes on in the kernel and is only waited for again.
 func connect(fd int, sa unix.Sockaddr, limit time.Duration) error {
 	err := unix.Connect(fd, sa)
-	if err != unix.EINTR {
+	switch err {
+	case unix.EINTR:
+	case unix.EINPROGRESS: // the socket's own time limit
+		return unix.ETIMEDOUT
+	default:
 		return err
 	}
 	deadline := time.Now().Add(limit)

@@ -53,6 +53,7 @@ func (r *run) detect(ctx context.Context) error {
 		if err := r.peaceSpell(ctx); err != nil {
 			return err
 		}
+		r.progress.did(partDetect)
 	}
 	return r.floodBoth(ctx)
 }
@@ -69,9 +70,7 @@ func (r *run) floodBoth(ctx context.Context) error {
 				if err := r.floodSpell(ctx, at, kind); err != nil {
 					return fmt.Errorf("%s flood of %s: %w", kind, at.name, err)
 				}
-				if k == 0 {
-					r.progress.did(partDetect)
-				}
+				r.progress.did(partDetect)
 			}
 			return nil
 		})

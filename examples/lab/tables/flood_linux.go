@@ -2,11 +2,9 @@ package tables
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os/exec"
-	"strings"
 	"sync"
 	"time"
 
@@ -27,14 +25,15 @@ func (r *run) flood(ctx context.Context) error {
 			for _, c := range g.cells() {
 				r.results.skip(c, "no hping3 here: install it (apt install hping3)")
 			}
-			r.progress.did(partFlood)
+			for range r.sizes.trials {
+				r.progress.did(partFlood)
+			}
 			continue
 		}
 		r.progress.enter("%s: by %s, p = %s", partFlood, map[string]string{"own": "our tool", "hping3": "hping3"}[g.attacker], g.p)
 		if err := r.floodOnce(ctx, g); err != nil {
 			return fmt.Errorf("flood by %s, p = %s: %w", g.attacker, g.p, err)
 		}
-		r.progress.did(partFlood)
 	}
 	return nil
 }
@@ -118,6 +117,10 @@ func (s *stage) waitForFlood(ctx context.Context) error {
 // nothing. Ours are made one at a time, since a fresh trial makes the whole agent forget.
 const atOnce = 200
 
+// spread is how far apart trials that are begun together really begin, at random. A full backlog is
+// emptied, and the paper's firewall opens, in a rhythm: trials in step would all meet the same of it.
+const spread = time.Second
+
 // trials makes the group's trials, a round of all systems after the other.
 func (r *run) trials(ctx context.Context, g group) error {
 	ways := r.floodWays(g)
@@ -139,15 +142,19 @@ func (r *run) trials(ctx context.Context, g group) error {
 				case <-ctx.Done():
 					return ctx.Err()
 				}
+				begin := time.Duration(r.random.Int64N(int64(spread)))
 				waiting.Go(func() {
 					defer func() { <-slots }()
-					_ = r.try(ctx, w) // it has no error but the end of ctx, which the loop sees
+					if pause(ctx, begin) == nil {
+						_ = r.try(ctx, w) // it has no error but the end of ctx, which the loop sees
+					}
 				})
 			}
 		}
 		if err := r.stage.Healthy(); err != nil {
 			return err
 		}
+		r.progress.did(partFlood)
 	}
 	waiting.Wait()
 	return ctx.Err()
@@ -179,7 +186,7 @@ func (r *run) try(ctx context.Context, w way) error {
 func (r *run) floodWays(g group) (ways []way) {
 	s := r.stage
 	w := s.World
-	dial := s.impatient(fleet.Dial, r.sizes.patience)
+	dial := impatient(fleet.Dial, r.sizes.patience)
 	forget := func(name string) func(context.Context) error {
 		return func(ctx context.Context) error { return s.Forget(ctx, name) }
 	}
@@ -191,7 +198,7 @@ func (r *run) floodWays(g group) (ways []way) {
 		case "paper":
 			x.fetch = s.over(w.Plain, s.paperAt[c.Dest], dial)
 			if c.Dest == "p1" {
-				x.fetch = s.over(w.Plain, lab.PaperAttacked.V4, s.impatient(s.dialPaper, r.sizes.patience))
+				x.fetch = s.over(w.Plain, lab.PaperAttacked.V4, impatient(s.dialPaper, r.sizes.patience))
 			}
 		case "ms-each":
 			x.fetch, x.before = s.over(w.Each, s.msAt[c.Dest], dial), forget("each")
@@ -206,14 +213,10 @@ func (r *run) floodWays(g group) (ways []way) {
 }
 
 // impatient gives a connect() less time than the default.
-func (s *stage) impatient(dial fleet.Dialer, limit time.Duration) fleet.Dialer {
+func impatient(dial fleet.Dialer, limit time.Duration) fleet.Dialer {
 	return func(ctx context.Context, to netip.AddrPort) (int, error) {
 		ctx, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
-		fd, err := dial(ctx, to)
-		if err != nil && strings.Contains(err.Error(), "operation now in progress") {
-			err = errors.Join(fmt.Errorf("no answer within %v", limit), err)
-		}
-		return fd, err
+		return dial(ctx, to)
 	}
 }

@@ -261,9 +261,13 @@ func (t *text) detection() {
 func (t *text) goals() {
 	t.line("")
 	t.line("Goals")
-	met := map[string]int{}
+	met, missing := map[string]int{}, 0
 	for _, f := range t.file.Figures {
 		if f.Meets == nil {
+			continue
+		}
+		if f.Skipped != "" {
+			missing++
 			continue
 		}
 		if *f.Meets && strings.HasPrefix(f.ID, "success.") {
@@ -278,6 +282,9 @@ func (t *text) goals() {
 	}
 	for _, k := range slices.Sorted(maps.Keys(met)) {
 		t.line("  ✓ %s, in %d cells", k, met[k])
+	}
+	if missing > 0 {
+		t.line("  ✗ %d figures that have a goal were not measured", missing)
 	}
 }
 

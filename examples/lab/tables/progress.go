@@ -42,8 +42,8 @@ func newProgress(s sizes, rtt time.Duration) *progress {
 		{name: partUnprotected, units: s.unprotected + s.warmUp, each: trips(24, 30*time.Millisecond)},
 		{name: partHTTP, units: s.http + s.warmUp, each: trips(80, 100*time.Millisecond)},
 		{name: partSSH, units: s.ssh + s.warmUpSSH, each: trips(150, 1500*time.Millisecond)},
-		{name: partFlood, units: len(s.groups), each: 2*time.Second + 3*s.patience + time.Duration(s.trials)*trips(20, 100*time.Millisecond)},
-		{name: partDetect, units: s.spells, each: 2*s.spell + 3500*time.Millisecond},
+		{name: partFlood, units: len(s.groups) * s.trials, each: (3*time.Second+3*s.patience)/time.Duration(s.trials) + trips(20, 100*time.Millisecond)},
+		{name: partDetect, units: 3 * s.spells, each: (2*s.spell + 3500*time.Millisecond) / 3},
 	}}
 }
 

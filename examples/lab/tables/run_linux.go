@@ -29,7 +29,11 @@ func Run(ctx context.Context, o Options, out *os.File) error {
 	if term.IsTerminal(int(out.Fd())) {
 		show = screen
 	}
-	return r.conclude(out, show(ctx, out, r.progress, r.play))
+	played := show(ctx, out, r.progress, r.play)
+	if ctx.Err() != nil { // whatever else went wrong followed from that
+		played = errors.New("interrupted")
+	}
+	return r.conclude(out, played)
 }
 
 // run is one run of the whole.
@@ -105,7 +109,7 @@ func (r *run) conclude(out io.Writer, played error) error {
 	}
 	fmt.Fprintf(out, "\n%s\nfigures: %s   page: %s   logs: %s\n", summary(file, verdict, played), name, html, r.logs())
 	if played != nil {
-		return fmt.Errorf("the run stopped: %w", played)
+		return fmt.Errorf("%w: %w", ErrWrong, played)
 	}
 	return verdict
 }

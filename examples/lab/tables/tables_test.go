@@ -269,7 +269,7 @@ func TestProgress(t *testing.T) {
 	if slow := p.at(p.began.Add(100 * time.Second)); slow.left <= half.left {
 		t.Error("a run that was slow so far has no more time left than a fast one")
 	}
-	for range 2 * s.spells {
+	for range 4 * s.spells {
 		p.did(partDetect)
 	}
 	if end := p.at(p.began.Add(20 * time.Second)); end.share != 1 || end.left != 0 || end.bar(4) != "████" {
