@@ -153,7 +153,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	if a.machine != nil {
 		parts.Go(func() {
 			defer cancel()
-			if rerr := a.machine.Run(ctx, func(f connhandler.Flow) { a.handler.Handle(ctx, f) }); rerr != nil {
+			if rerr := a.machine.Run(ctx, a.handler.Arrive, func(f connhandler.Flow) { a.handler.Handle(ctx, f) }); rerr != nil {
 				err = fmt.Errorf("serve the TUN: %w", rerr)
 			}
 		})

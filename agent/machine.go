@@ -41,8 +41,9 @@ type System struct {
 // Machine is what an agent changes on its machine.
 type Machine interface {
 	// Run hands each connection that an application begins to a protected address to handle, in a goroutine of its
-	// own, until ctx is done; it returns when all have ended.
-	Run(ctx context.Context, handle func(connhandler.Flow)) error
+	// own, until ctx is done; it returns when all have ended. Before that arrive is told of it, which does not block;
+	// what it returns is the flow's Early.
+	Run(ctx context.Context, arrive func(dst netip.AddrPort) any, handle func(connhandler.Flow)) error
 	// SetProtected leads exactly these addresses into the TUN.
 	SetProtected([]netip.AddrPort) error
 	// Control keeps a socket of the agent's own out of the TUN.
@@ -73,6 +74,7 @@ func (s System) withDefaults() System {
 type realMachine struct {
 	*hostnet.Host
 	stack  *netstack.Stack
+	arrive func(netip.AddrPort) any
 	handle func(connhandler.Flow)
 	ran    bool
 	device netstack.Device
@@ -87,6 +89,7 @@ func openMachine(cfg Config, log *slog.Logger) (Machine, error) {
 	m.stack, err = netstack.New(netstack.Config{
 		Device: dev, Log: log,
 		Handler: func(f *netstack.Flow) { m.handle(flow{f}) },
+		Arrive:  func(dst netip.AddrPort) any { return m.arrive(dst) },
 	})
 	if err != nil {
 		return nil, errors.Join(err, dev.Close())
@@ -100,8 +103,8 @@ func openMachine(cfg Config, log *slog.Logger) (Machine, error) {
 	return m, nil
 }
 
-func (m *realMachine) Run(ctx context.Context, handle func(connhandler.Flow)) error {
-	m.handle, m.ran = handle, true
+func (m *realMachine) Run(ctx context.Context, arrive func(netip.AddrPort) any, handle func(connhandler.Flow)) error {
+	m.arrive, m.handle, m.ran = arrive, handle, true
 	return m.stack.Run(ctx)
 }
 

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/waiter"
 )
 
 // ErrDecided is Accept's answer to a flow that already has a verdict.
@@ -20,6 +20,8 @@ var ErrDecided = errors.New("flow already has a verdict")
 type Flow struct {
 	s        *Stack
 	req      *tcp.ForwarderRequest
+	hs       *handshake
+	early    func() any
 	src, dst netip.AddrPort
 	decided  atomic.Bool
 }
@@ -27,7 +29,7 @@ type Flow struct {
 func newFlow(s *Stack, r *tcp.ForwarderRequest) *Flow {
 	id := r.ID()
 	return &Flow{
-		s: s, req: r,
+		s: s, req: r, hs: s.newHandshake(r), early: sync.OnceValue(s.arrived(id)),
 		src: addrPort(id.RemoteAddress, id.RemotePort),
 		dst: addrPort(id.LocalAddress, id.LocalPort),
 	}
@@ -39,6 +41,9 @@ func (f *Flow) Src() netip.AddrPort { return f.src }
 // Dst is what the application wants to reach.
 func (f *Flow) Dst() netip.AddrPort { return f.dst }
 
+// Early is what Arrive said to the flow's SYN.
+func (f *Flow) Early() any { return f.early() }
+
 // Context ends when the stack stops. It does not end when the application gives up: that shows only in Accept.
 func (f *Flow) Context() context.Context { return f.s.ctx }
 
@@ -47,14 +52,13 @@ func (f *Flow) Accept() (Conn, error) {
 	if f.decided.Swap(true) {
 		return nil, fmt.Errorf("accept %v: %w", f.dst, ErrDecided)
 	}
-	var wq waiter.Queue
-	ep, terr := f.req.CreateEndpoint(&wq)
+	ep, terr := f.s.accept(f.hs, f.req.ID())
 	f.s.complete(f.req, terr != nil)
 	if terr != nil {
 		f.s.counts.gaveUp.Add(1)
 		return nil, fmt.Errorf("accept %v for %v: %w", f.dst, f.src, errnoOf(terr))
 	}
-	c := newConn(ep, &wq, f.s)
+	c := newConn(ep, &f.hs.wq, f.s)
 	if !f.s.adopt(c) {
 		c.kill()
 		return nil, fmt.Errorf("accept %v: %w", f.dst, net.ErrClosed)
@@ -69,6 +73,7 @@ func (f *Flow) Refuse() {
 		return
 	}
 	f.s.counts.refused.Add(1)
+	f.s.abandon(f.hs, f.req.ID())
 	f.s.complete(f.req, true)
 }
 
@@ -78,6 +83,7 @@ func (f *Flow) Unreachable() {
 		return
 	}
 	f.s.counts.unreachable.Add(1)
+	f.s.abandon(f.hs, f.req.ID())
 	f.s.rejectSYN(f.req.ID())
 	f.s.complete(f.req, false)
 }
@@ -88,6 +94,7 @@ func (f *Flow) Drop() {
 		return
 	}
 	f.s.counts.dropped.Add(1)
+	f.s.abandon(f.hs, f.req.ID())
 	f.s.complete(f.req, false)
 }
 

@@ -14,31 +14,46 @@ func (s *Stack) receive(id stack.TransportEndpointID, pkt *stack.PacketBuffer) b
 		return s.fwd.HandlePacket(id, pkt)
 	}
 	dst := destination{id.LocalAddress, id.LocalPort}
+	early := make(chan any, 1)
+	begun, handled := s.begin(id, dst, pkt, early)
+	if begun {
+		// After the flow's goroutine was made: whatever Arrive wakes runs before it.
+		if s.cfg.Arrive == nil {
+			early <- nil
+		} else {
+			early <- s.cfg.Arrive(addrPort(id.LocalAddress, id.LocalPort))
+		}
+	}
+	return handled
+}
 
+// begin makes a flow of a SYN, unless it is one that came before or there is no room. handled is false for a bad
+// checksum.
+func (s *Stack) begin(id stack.TransportEndpointID, dst destination, pkt *stack.PacketBuffer, early chan any) (begun, handled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
-		return true
+		return false, true
 	}
 	if _, again := s.pending[id]; again {
-		return true // retransmitted: the handler is still at it
+		return false, true // retransmitted: the handler is still at it
 	}
 	if len(s.pending) >= s.cfg.MaxInFlight {
 		s.counts.inFlightDrops.Add(1)
-		return true
+		return false, true
 	}
 	if s.perDst[dst] >= s.cfg.MaxPerDestination {
 		s.counts.perDestinationDrops.Add(1)
-		return true
+		return false, true
 	}
 	if !s.fwd.HandlePacket(id, pkt) {
-		return false // a bad checksum
+		return false, false
 	}
-	s.pending[id] = pkt.Clone() // an ICMP error quotes the SYN
+	s.pending[id] = pending{syn: pkt.Clone(), early: early}
 	s.perDst[dst]++
 	s.handlers.Add(1)
 	s.counts.flows.Add(1)
-	return true
+	return true, true
 }
 
 // serve is a flow's goroutine, started by the forwarder.
@@ -49,6 +64,14 @@ func (s *Stack) serve(r *tcp.ForwarderRequest) {
 	s.cfg.Handler(f)
 }
 
+// arrived waits for what Arrive says of a flow, which takes no time.
+func (s *Stack) arrived(id stack.TransportEndpointID) func() any {
+	s.mu.Lock()
+	early := s.pending[id].early
+	s.mu.Unlock()
+	return func() any { return <-early }
+}
+
 // complete ends the time in flight. Both tables are changed under one lock: a SYN that comes after sees a
 // fresh flow, one that comes before is swallowed.
 func (s *Stack) complete(r *tcp.ForwarderRequest, reset bool) {
@@ -57,8 +80,8 @@ func (s *Stack) complete(r *tcp.ForwarderRequest, reset bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r.Complete(reset)
-	if syn, ok := s.pending[id]; ok {
-		syn.DecRef()
+	if p, ok := s.pending[id]; ok {
+		p.syn.DecRef()
 		delete(s.pending, id)
 	}
 	if s.perDst[dst]--; s.perDst[dst] <= 0 {
@@ -66,15 +89,21 @@ func (s *Stack) complete(r *tcp.ForwarderRequest, reset bool) {
 	}
 }
 
+// synOf is a clone of the SYN of a flow without a verdict, nil when there is none.
+func (s *Stack) synOf(id stack.TransportEndpointID) *stack.PacketBuffer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, ok := s.pending[id]
+	if !ok {
+		return nil
+	}
+	return p.syn.Clone()
+}
+
 // rejectSYN answers a flow's SYN with "host unreachable" in its own IP version.
 func (s *Stack) rejectSYN(id stack.TransportEndpointID) {
-	s.mu.Lock()
-	syn, ok := s.pending[id]
-	if ok {
-		syn = syn.Clone()
-	}
-	s.mu.Unlock()
-	if !ok {
+	syn := s.synOf(id)
+	if syn == nil {
 		return
 	}
 	defer syn.DecRef()

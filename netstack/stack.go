@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -36,6 +37,10 @@ type Config struct {
 	// returns is dropped. Run waits for it: it has to end soon after the flow's context does.
 	Handler func(*Flow)
 
+	// Arrive is told of a new connection as soon as its SYN is there, in the goroutine that reads the device: it must
+	// not block. What it returns is the flow's Early, which the handler has to look at. May be nil.
+	Arrive func(dst netip.AddrPort) any
+
 	MaxInFlight       int // flows waiting for a verdict; 0 means 8192
 	MaxPerDestination int // the same for one address and port: a dead service must not block a live one; 0 means an eighth
 
@@ -58,9 +63,15 @@ type Stack struct {
 	mu      sync.Mutex
 	started bool
 	closing bool // no new flow, no new connection
-	pending map[stack.TransportEndpointID]*stack.PacketBuffer
+	pending map[stack.TransportEndpointID]pending
 	perDst  map[destination]int
 	conns   map[*conn]struct{}
+}
+
+// pending is a flow without a verdict.
+type pending struct {
+	syn   *stack.PacketBuffer // an ICMP error quotes it
+	early chan any            // one value: what Arrive said
 }
 
 type destination struct {
@@ -91,7 +102,7 @@ func New(cfg Config) (*Stack, error) {
 		cfg:     cfg,
 		ip:      ip,
 		link:    newTap(cfg.Device.LinkEndpoint()),
-		pending: make(map[stack.TransportEndpointID]*stack.PacketBuffer),
+		pending: make(map[stack.TransportEndpointID]pending),
 		perDst:  make(map[destination]int),
 		conns:   make(map[*conn]struct{}),
 	}

@@ -149,6 +149,47 @@ func TestVerdictReachesConnect(t *testing.T) {
 	}
 }
 
+func TestArriveComesBeforeTheFlow(t *testing.T) {
+	eachVersion(t, func(t *testing.T, to netip.AddrPort) {
+		got := make(chan any, 2)
+		s := serve(t, netstack.Config{Arrive: func(dst netip.AddrPort) any { return dst }}, func(s *served, f *netstack.Flow) {
+			got <- f.Early()
+			got <- f.Early()
+			accept(s, f)
+		})
+		s.connect(t, to)
+		for range 2 {
+			if e := receive(t, "flow", got); e != to {
+				t.Errorf("the flow's Early: got %v, want what Arrive said of %v, as often as it is asked", e, to)
+			}
+		}
+	})
+}
+
+// TestTheApplicationHearsNothingBeforeTheVerdict: gVisor's SYN-ACK is ready long before, and is sent again after a second.
+func TestTheApplicationHearsNothingBeforeTheVerdict(t *testing.T) {
+	for name, verdict := range map[string]func(*served, *netstack.Flow){"accept": accept, "refuse": func(_ *served, f *netstack.Flow) { f.Refuse() }} {
+		t.Run(name, func(t *testing.T) {
+			before := make(chan uint64, 1)
+			s := serve(t, netstack.Config{}, func(s *served, f *netstack.Flow) {
+				time.Sleep(1200 * time.Millisecond)
+				before <- s.stack.Stats().PacketsOut
+				verdict(s, f)
+			})
+			c, err := s.host.Dial(soon(t), targets["IPv4"])
+			if n := receive(t, "verdict", before); n != 0 {
+				t.Errorf("%d packets to the application before the verdict", n)
+			}
+			if (err == nil) != (name == "accept") {
+				t.Errorf("connect: %v", err)
+			}
+			if err == nil {
+				c.Close()
+			}
+		})
+	}
+}
+
 func TestVerdictIsGivenOnce(t *testing.T) {
 	errs := make(chan error, 1)
 	s := serve(t, netstack.Config{}, func(_ *served, f *netstack.Flow) {

@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"sync"
 	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -15,10 +16,25 @@ type tap struct {
 	nested.Endpoint
 	upper                    stack.NetworkDispatcher
 	in, out, ignored, failed atomic.Uint64
+
+	waiting atomic.Int32 // len(held), so that a packet costs no lock while nothing waits
+	mu      sync.Mutex
+	held    map[stack.TransportEndpointID]*heldSYNACK
+}
+
+// heldSYNACK is the answer to an application's SYN before the verdict.
+type heldSYNACK struct {
+	tap   *tap
+	there chan struct{} // closed when the first one came
+
+	// guarded by tap.mu
+	pkt     *stack.PacketBuffer
+	came    bool
+	dropped bool
 }
 
 func newTap(child stack.LinkEndpoint) *tap {
-	t := new(tap)
+	t := &tap{held: make(map[stack.TransportEndpointID]*heldSYNACK)}
 	t.Init(child, t)
 	return t
 }
@@ -55,8 +71,105 @@ func isTCP(pkt *stack.PacketBuffer) bool {
 	return header.IPv4(b).TransportProtocol() == header.TCPProtocolNumber
 }
 
+// hold begins to keep a connection's SYN-ACKs back, until release.
+func (t *tap) hold(id stack.TransportEndpointID) *heldSYNACK {
+	h := &heldSYNACK{tap: t, there: make(chan struct{})}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.held[id] = h
+	t.waiting.Store(int32(len(t.held)))
+	return h
+}
+
+// release lets the SYN-ACK go that was held, and those that come later.
+func (t *tap) release(id stack.TransportEndpointID) {
+	t.mu.Lock()
+	var pkt *stack.PacketBuffer
+	if h := t.held[id]; h != nil {
+		pkt, h.pkt = h.pkt, nil
+	}
+	delete(t.held, id)
+	t.waiting.Store(int32(len(t.held)))
+	t.mu.Unlock()
+	if pkt == nil {
+		return
+	}
+	var one stack.PacketBufferList
+	one.PushBack(pkt)
+	_, _ = t.pass(one) // counted; the application's kernel asks again
+	pkt.DecRef()
+}
+
+// drop forgets the SYN-ACK that is held, and those that come until release.
+func (h *heldSYNACK) drop() {
+	h.tap.mu.Lock()
+	defer h.tap.mu.Unlock()
+	h.dropped = true
+	if h.pkt != nil {
+		h.pkt.DecRef()
+		h.pkt = nil
+	}
+}
+
+// keep takes a packet of a connection that is held: a SYN-ACK waits, in the place of an earlier one; anything else, such
+// as the ACK for a SYN that came twice, would tell the application more than there is to tell yet.
+func (t *tap) keep(pkt *stack.PacketBuffer) bool {
+	seg := header.TCP(pkt.TransportHeader().Slice())
+	if len(seg) < header.TCPMinimumSize {
+		return false
+	}
+	net := pkt.Network()
+	id := stack.TransportEndpointID{
+		LocalPort: seg.SourcePort(), LocalAddress: net.SourceAddress(),
+		RemotePort: seg.DestinationPort(), RemoteAddress: net.DestinationAddress(),
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h := t.held[id]
+	if h == nil {
+		return false
+	}
+	const synACK = header.TCPFlagSyn | header.TCPFlagAck
+	if seg.Flags()&synACK != synACK {
+		return true
+	}
+	if h.pkt != nil {
+		h.pkt.DecRef()
+		h.pkt = nil
+	}
+	if !h.dropped {
+		h.pkt = pkt.IncRef()
+	}
+	if !h.came {
+		h.came = true
+		close(h.there)
+	}
+	return true
+}
+
 // WritePackets implements stack.LinkEndpoint for the stack above.
 func (t *tap) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
+	if t.waiting.Load() == 0 {
+		return t.pass(pkts)
+	}
+	var rest stack.PacketBufferList
+	kept := 0
+	for _, pkt := range pkts.AsSlice() {
+		if t.keep(pkt) {
+			kept++
+		} else {
+			rest.PushBack(pkt)
+		}
+	}
+	if rest.Len() == 0 {
+		return kept, nil
+	}
+	n, err := t.pass(rest)
+	return kept + n, err
+}
+
+// pass writes to the device.
+func (t *tap) pass(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	n, err := t.Endpoint.WritePackets(pkts)
 	t.out.Add(uint64(n))
 	if err != nil {

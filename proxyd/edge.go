@@ -80,7 +80,13 @@ func newEdge(p *Proxy) (*edge, error) {
 	e.machine = newMachine(e.hidden, p.cfg.Attack.Quiet.Duration, p.cfg.Attack.SuspendAfter.Duration, e.host.Now())
 	e.informer = informer.New(informer.Config{Self: self.ID, Peers: lazyPeers{p}, Now: e.host.Now, Log: p.log})
 	e.setServices(p.state.Doc())
-	e.anchor = anchor.New(anchor.Config{Services: e.service, Dial: e.host.Dial, Log: p.log})
+	origins := anchor.Config{Services: e.service, Dial: e.host.Dial, Log: p.log}
+	if h, ok := e.host.(interface {
+		Begin(origin string) (anchor.Dialing, bool)
+	}); ok {
+		origins.Begin = h.Begin
+	}
+	e.anchor = anchor.New(origins)
 	e.packets = packethandler.New(packethandler.Config{
 		Services: e.plainServices(p.state.Doc()), Dial: e.host.Dial, Log: p.log,
 		Listen: func(a netip.AddrPort) (net.Listener, error) { return e.host.Listen(context.Background(), a) },

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"migrationsensor/detect"
+	"migrationsensor/proxyd/anchor"
 	"migrationsensor/proxyd/firewall"
 	"migrationsensor/proxyd/synchecker"
 )
@@ -69,6 +70,9 @@ func (kernel) Dial(ctx context.Context, network, addr string) (net.Conn, error) 
 	d.SetMultipathTCP(false)
 	return d.DialContext(ctx, network, addr)
 }
+
+// Begin begins a connection to an origin without waiting for it.
+func (kernel) Begin(origin string) (anchor.Dialing, bool) { return anchor.Begin(origin) }
 
 func (kernel) Counter(ifname string) (detect.Counter, error) { return detect.OpenCounter(ifname) }
 

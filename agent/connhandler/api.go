@@ -16,6 +16,7 @@ import (
 type Flow interface {
 	Src() netip.AddrPort
 	Dst() netip.AddrPort
+	Early() any            // what [Handler.Arrive] said to its SYN
 	Accept() (Conn, error) // finishes the handshake; an error means that the application has gone
 	Refuse()               // connect() gives ECONNREFUSED
 	Unreachable()          // connect() gives EHOSTUNREACH

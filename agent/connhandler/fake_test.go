@@ -124,6 +124,7 @@ type fakeFlow struct {
 	app    *fakeConn // the application's end
 	inside *fakeConn
 	err    error // of Accept
+	early  any
 
 	mu     sync.Mutex
 	answer string
@@ -155,6 +156,7 @@ func (f *fakeFlow) got() string {
 	return f.answer
 }
 
+func (f *fakeFlow) Early() any   { return f.early }
 func (f *fakeFlow) Refuse()      { f.set("refused") }
 func (f *fakeFlow) Unreachable() { f.set("unreachable") }
 func (f *fakeFlow) Drop()        { f.set("silence") }
@@ -197,6 +199,7 @@ type fakeOpening struct {
 	once       sync.Once
 	conn       *fakeConn
 	err        error
+	aborted    bool
 }
 
 func (o *fakeOpening) answer() {
@@ -208,6 +211,9 @@ func (o *fakeOpening) answer() {
 	o.s.mu.Lock()
 	defer o.s.mu.Unlock()
 	o.s.heard = time.Now()
+	if o.aborted { // at the same moment
+		return
+	}
 	if o.err = o.s.err; o.err == nil {
 		var far *fakeConn
 		o.conn, far = pair()
@@ -229,6 +235,7 @@ func (o *fakeOpening) Abort() {
 	o.s.mu.Lock()
 	defer o.s.mu.Unlock()
 	o.s.given++
+	o.aborted = true
 	if o.conn != nil {
 		o.conn.Abort()
 	}

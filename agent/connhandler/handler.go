@@ -73,11 +73,54 @@ func (h *Handler) Stats() Stats {
 	}
 }
 
+// early is a stream that was asked for before its flow was handled.
+type early struct {
+	session Session
+	opening Opening
+}
+
+// Arrive asks for a connection's stream on the warm session as soon as its SYN is there: what remains of its flow's
+// way to [Handler.Handle], which must follow, costs no time then. It does not block; nil: there is nothing yet.
+func (h *Handler) Arrive(dst netip.AddrPort) any {
+	svc, ok := h.cfg.Service(dst)
+	if !ok {
+		return nil
+	}
+	if e := h.ask(svc.Name); e != nil {
+		return e
+	}
+	return nil
+}
+
+// ask asks for a stream on the warm session; nil: there is none.
+func (h *Handler) ask(service string) *early { return h.askOther(service, nil) }
+
+// askOther is ask unless the warm session is still was, of which is not known yet that it has ended.
+func (h *Handler) askOther(service string, was Session) *early {
+	s := h.cfg.Ways.Warm()
+	if s == nil || s == was {
+		return nil
+	}
+	o, err := s.Begin(service)
+	if err != nil { // it has just ended
+		return nil
+	}
+	return &early{s, o}
+}
+
+// abort gives it up; e may be nil.
+func (e *early) abort() {
+	if e != nil {
+		e.opening.Abort()
+	}
+}
+
 // Handle answers one flow and carries its bytes until both directions have ended or ctx is done.
 func (h *Handler) Handle(ctx context.Context, f Flow) {
 	octx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(f.Context(), cancel) // the application gave up
-	up, err := h.Dial(octx, f.Dst())
+	e, _ := f.Early().(*early)
+	up, err := h.dial(octx, f.Dst(), e)
 	stop()
 	cancel()
 	if err != nil {
@@ -110,14 +153,23 @@ func (h *Handler) refuse(f Flow, err error) {
 // Dial opens a stream to the service at dst, or a direct connection where that is allowed. It is what [Handler.Handle]
 // does before it answers the application, and what a program that embeds the agent calls itself.
 func (h *Handler) Dial(ctx context.Context, dst netip.AddrPort) (Conn, error) {
+	return h.dial(ctx, dst, nil)
+}
+
+// dial is Dial with a stream that was asked for already, or nil.
+func (h *Handler) dial(ctx context.Context, dst netip.AddrPort, e *early) (Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	svc, ok := h.cfg.Service(dst)
 	if !ok {
+		e.abort() // it was one when its SYN came
 		h.failed.Add(1)
 		return nil, fmt.Errorf("connect %s: %w", dst, ErrUnprotected)
 	}
-	c, err := h.stream(ctx, dst, svc)
+	if e == nil {
+		e = h.ask(svc.Name)
+	}
+	c, err := h.stream(ctx, dst, svc, e)
 	if errors.Is(err, ErrNobody) && svc.Direct {
 		return h.dialDirect(ctx, dst, err)
 	}
@@ -130,11 +182,11 @@ func (h *Handler) Dial(ctx context.Context, dst netip.AddrPort) (Conn, error) {
 	return c, nil
 }
 
-func (h *Handler) stream(ctx context.Context, dst netip.AddrPort, svc Service) (Conn, error) {
+func (h *Handler) stream(ctx context.Context, dst netip.AddrPort, svc Service, e *early) (Conn, error) {
 	if h.cfg.Mode == Each {
-		return h.openEach(ctx, dst, svc.Name)
+		return h.openEach(ctx, dst, svc.Name, e)
 	}
-	return h.openWarm(ctx, svc.Name)
+	return h.openWarm(ctx, svc.Name, e)
 }
 
 // dialDirect is fallback = "direct": the paper's unprotected proxy.

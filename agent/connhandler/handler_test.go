@@ -253,8 +253,8 @@ func TestLoserOfTheRaceIsReset(t *testing.T) {
 			}
 			f.in.mu.Unlock()
 		}
-		if open != 1 || reset != 1 {
-			t.Errorf("%d streams open, %d reset; want one each", open, reset)
+		if given := warm.given + fresh.given; open != 1 || reset == 0 && given == 0 {
+			t.Errorf("%d streams open, %d reset, %d OPENs given up; want one open and the other ended", open, reset, given)
 		}
 		c.Abort()
 	})
@@ -357,5 +357,39 @@ func TestUnknownAddress(t *testing.T) {
 	hs := newHarness(t, Warm, true)
 	if _, err := hs.h.Dial(t.Context(), netip.MustParseAddrPort("198.18.9.9:1")); !errors.Is(err, ErrUnprotected) {
 		t.Errorf("got %v, want %v", err, ErrUnprotected)
+	}
+}
+
+func TestStreamIsAskedForWhenTheSYNArrives(t *testing.T) {
+	for name, mode := range map[string]Mode{"warm": Warm, "each": Each} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				hs := newHarness(t, mode, false)
+				s := &fakeSession{delay: 10 * time.Millisecond}
+				hs.ways.warm = s
+				f := newFlow(t)
+				f.early = hs.h.Arrive(dst)
+				time.Sleep(s.delay) // the answer is there before the flow is handled
+				done := make(chan struct{})
+				go func() { hs.h.Handle(t.Context(), f); close(done) }()
+				synctest.Wait()
+				if f.got() != "accepted" || s.opened() != 1 {
+					t.Errorf("application got %q after %d OPENs, want accepted by the one that Arrive sent", f.got(), s.opened())
+				}
+				f.app.Abort()
+				<-done
+			})
+		})
+	}
+}
+
+func TestArriveWithNothingToAsk(t *testing.T) {
+	hs := newHarness(t, Warm, false)
+	if e := hs.h.Arrive(dst); e != nil {
+		t.Errorf("without a session: %v, want nil, so that Handle makes one", e)
+	}
+	hs.ways.warm = &fakeSession{silent: true}
+	if e := hs.h.Arrive(netip.MustParseAddrPort("198.18.9.9:1")); e != nil {
+		t.Errorf("unprotected address: %v, want nil", e)
 	}
 }

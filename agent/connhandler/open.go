@@ -18,37 +18,28 @@ const maxFresh = 3
 func patience(s Session) time.Duration { return max(3*s.SRTT(), minPatience) }
 
 // openEach is the paper's Connection Handler: a probe for this connection alone. The stream is asked for on the warm
-// session at the same time, so that the answer to the probe is all that a connection waits for.
-func (h *Handler) openEach(ctx context.Context, dst netip.AddrPort, service string) (Conn, error) {
-	var err error
-	for range h.cfg.Retries + 1 {
-		var c Conn
-		if c, err = h.probed(ctx, dst, service); err == nil || verdict(err) {
+// session at the same time (e), so that the answer to the probe is all that a connection waits for.
+func (h *Handler) openEach(ctx context.Context, dst netip.AddrPort, service string, e *early) (Conn, error) {
+	for try := 0; ; try++ {
+		c, err := h.probed(ctx, dst, service, e)
+		if err == nil || verdict(err) || ctx.Err() != nil || try == h.cfg.Retries {
 			return c, err
 		}
-		if ctx.Err() != nil {
-			break
-		}
+		e = h.ask(service)
 	}
-	return nil, err
 }
 
 // probed makes one try.
-func (h *Handler) probed(ctx context.Context, dst netip.AddrPort, service string) (Conn, error) {
+func (h *Handler) probed(ctx context.Context, dst netip.AddrPort, service string, e *early) (Conn, error) {
 	own := func(ctx context.Context) (Session, error) { return h.cfg.Ways.Each(ctx, dst, nil) }
-	warm := h.cfg.Ways.Warm()
-	if warm == nil {
+	if e == nil {
 		return h.single(ctx, service, own)
 	}
-	o, err := warm.Begin(service)
-	if err != nil { // it has just ended
-		return h.single(ctx, service, own)
+	s, err := h.cfg.Ways.Each(ctx, dst, e.session)
+	if err == nil && s == e.session {
+		return h.race(ctx, e, service, func(ctx context.Context) (Conn, error) { return h.single(ctx, service, own) })
 	}
-	s, err := h.cfg.Ways.Each(ctx, dst, warm)
-	if err == nil && s == warm {
-		return h.race(ctx, s, o, service, func(ctx context.Context) (Conn, error) { return h.single(ctx, service, own) })
-	}
-	o.Abort()
+	e.abort()
 	if err != nil {
 		return nil, err
 	}
@@ -80,40 +71,44 @@ func open(ctx context.Context, s Session, service string) (Conn, error) {
 	}
 }
 
-// openWarm opens the stream on the warm session. When that has ended, or its link says nothing, a fresh probe is
-// made; whichever opens the stream first wins and the other's stream is reset.
-func (h *Handler) openWarm(ctx context.Context, service string) (Conn, error) {
-	s := h.cfg.Ways.Warm()
+// openWarm opens the stream on the warm session, where it was asked for (e). When that has ended, or its link says
+// nothing, a fresh probe is made; whichever opens the stream first wins and the other's stream is reset.
+func (h *Handler) openWarm(ctx context.Context, service string, e *early) (Conn, error) {
 	for try := 0; ; try++ {
-		if s == nil {
-			var err error
-			if s, err = h.cfg.Ways.Fresh(ctx, nil); err != nil {
+		if e == nil {
+			s, err := h.cfg.Ways.Fresh(ctx, nil)
+			if err != nil {
 				return nil, err
 			}
+			if o, err := s.Begin(service); err == nil {
+				e = &early{s, o}
+			}
 		}
-		c, err := h.begin(ctx, s, service)
+		c, err := h.watched(ctx, service, e)
 		if err == nil || verdict(err) || errors.Is(err, ErrBusy) || errors.Is(err, ErrNobody) {
 			return c, err
 		}
 		if ctx.Err() != nil || try == maxFresh {
 			return nil, fmt.Errorf("the session at the proxy ended: %w", err)
 		}
-		if next := h.cfg.Ways.Warm(); next != s { // ended under us; somebody made another already
-			s = next
-			continue
+		var was Session
+		if e != nil {
+			was = e.session
 		}
-		s = nil
+		e = h.askOther(service, was)
 	}
 }
 
-// begin opens the stream on s, or on a fresh session if s's link says nothing.
-func (h *Handler) begin(ctx context.Context, s Session, service string) (Conn, error) {
-	o, err := s.Begin(service)
-	if err != nil {
-		return nil, err
+// errSessionEnded is a session that ended before a stream could be asked for.
+var errSessionEnded = errors.New("it had just ended")
+
+// watched waits for the stream that was asked for, or for one on a fresh session if its link says nothing.
+func (h *Handler) watched(ctx context.Context, service string, e *early) (Conn, error) {
+	if e == nil {
+		return nil, errSessionEnded
 	}
-	return h.race(ctx, s, o, service, func(ctx context.Context) (Conn, error) {
-		fresh, err := h.cfg.Ways.Fresh(ctx, s)
+	return h.race(ctx, e, service, func(ctx context.Context) (Conn, error) {
+		fresh, err := h.cfg.Ways.Fresh(ctx, e.session)
 		if err != nil {
 			return nil, err
 		}
@@ -121,9 +116,10 @@ func (h *Handler) begin(ctx context.Context, s Session, service string) (Conn, e
 	})
 }
 
-// race waits for the stream that was asked for on s and watches its link: when that says nothing, other opens one
+// race waits for the stream that was asked for and watches its link: when that says nothing, other opens one
 // elsewhere beside it. Whatever it asked for has ended, or ends without leaving a stream behind, when it returns.
-func (h *Handler) race(ctx context.Context, s Session, o Opening, service string, other func(context.Context) (Conn, error)) (Conn, error) {
+func (h *Handler) race(ctx context.Context, e *early, service string, other func(context.Context) (Conn, error)) (Conn, error) {
+	s, o := e.session, e.opening
 	octx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var second chan result // nil until other runs

@@ -52,6 +52,7 @@ type Service struct {
 type Config struct {
 	Services         func(name string) (Service, bool)
 	Dial             func(ctx context.Context, network, address string) (net.Conn, error) // nil: the kernel
+	Begin            func(origin string) (Dialing, bool)                                  // tried before Dial; may be nil, or the package's own
 	DialTimeout      time.Duration
 	MaxStreams       int // of a session
 	MaxAllStreams    int
@@ -150,9 +151,7 @@ func (a *Anchor) Serve(ctx context.Context, l net.Conn, id proto.Identity, agent
 	at := &attached{id: proto.NewSessionID(), agent: id, addr: agentAddr, since: time.Now(), inUse: map[string]int{}}
 	at.sess = session.New(session.Config{
 		Server: true, PeerWindow: int(credit), MaxStreams: a.cfg.MaxStreams, Log: a.log,
-		Accept: func(st *session.Stream, service string) {
-			wg.Go(func() { a.open(ctx, at, st, service) })
-		},
+		Accept: func(st *session.Stream, service string) { a.open(ctx, &wg, at, st, service) },
 	})
 	if err := a.attach(at); err != nil {
 		return err

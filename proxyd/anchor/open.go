@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"sync"
 	"syscall"
 
 	"migrationsensor/proto"
@@ -23,23 +24,87 @@ type failure struct {
 
 func (f *failure) Error() string { return fmt.Sprintf("%s: %s: %v", f.code, f.text, f.err) }
 
-// open answers one OPEN and carries the stream to its end.
-func (a *Anchor) open(ctx context.Context, at *attached, st *session.Stream, name string) {
-	defer a.streams.Add(-1)
-	if a.streams.Add(1) > int64(a.cfg.MaxAllStreams) {
-		a.fail(at, st, name, &failure{code: proto.OpenBusy, text: "too many connections at this proxy"})
-		return
-	}
+// open answers one OPEN without waiting: where the origin has answered at once, itself, else in a goroutine of wg,
+// which carries the stream to its end.
+func (a *Anchor) open(ctx context.Context, wg *sync.WaitGroup, at *attached, st *session.Stream, name string) {
+	full := a.streams.Add(1) > int64(a.cfg.MaxAllStreams)
 	at.use(name, 1)
-	defer at.use(name, -1)
-	origin, err := a.reach(ctx, at, st, name)
-	if err != nil {
-		a.fail(at, st, name, err)
+	end := func() {
+		at.use(name, -1)
+		a.streams.Add(-1)
+	}
+	svc, ok := a.cfg.Services(name)
+	switch {
+	case full:
+		a.fail(at, st, name, &failure{code: proto.OpenBusy, text: "too many connections at this proxy"})
+	case !ok || !permitted(svc, at.agent):
+		a.fail(at, st, name, &failure{proto.OpenDenied, "no such service for this agent's groups", nil})
+	default:
+		a.connect(ctx, wg, at, st, svc, end)
 		return
 	}
-	a.opened.Add(1)
-	st.AcceptOK()
-	a.relay(ctx, st, origin)
+	end()
+}
+
+// connect connects the stream to its origin; end is called when it is over.
+func (a *Anchor) connect(ctx context.Context, wg *sync.WaitGroup, at *attached, st *session.Stream, svc Service, end func()) {
+	d := a.begin(svc.Origin)
+	answered, err := d.Now()
+	switch {
+	case err != nil:
+		a.refuse(at, st, svc, err)
+		end()
+	case !answered:
+		wg.Go(func() {
+			defer end()
+			origin, err := a.wait(ctx, st, d)
+			if err == nil {
+				err = a.introduce(origin, at, svc)
+			}
+			if err != nil {
+				a.refuse(at, st, svc, err)
+				return
+			}
+			a.opened.Add(1)
+			st.AcceptOK()
+			a.relay(ctx, st, origin)
+		})
+	default:
+		// Made before the answer, so that the link's writer, which carries that, is what runs next.
+		wg.Go(func() {
+			defer end()
+			origin, err := d.Conn()
+			if err == nil {
+				err = a.introduce(origin, at, svc)
+			}
+			if err != nil {
+				a.log.Debug("origin lost", "service", svc.Name, "err", err)
+				st.Abort()
+				return
+			}
+			a.relay(ctx, st, origin)
+		})
+		a.opened.Add(1)
+		st.AcceptOK()
+	}
+}
+
+// introduce tells the origin who the agent is, if it wants to know. It closes what it can't use.
+func (a *Anchor) introduce(origin net.Conn, at *attached, svc Service) error {
+	if !svc.ProxyProtocol {
+		return nil
+	}
+	_, err := origin.Write(appendProxyHeader(nil, at.addr, svc.Public, at.agent.Agent))
+	if err != nil {
+		reset(origin)
+	}
+	return err
+}
+
+// refuse tells the agent why there is no connection.
+func (a *Anchor) refuse(at *attached, st *session.Stream, svc Service, err error) {
+	code := codeOf(err)
+	a.fail(at, st, svc.Name, &failure{code, words[code], err})
 }
 
 func (at *attached) use(name string, n int) {
@@ -50,32 +115,12 @@ func (at *attached) use(name string, n int) {
 	}
 }
 
-// reach checks the agent's right to the service and connects to its origin.
-func (a *Anchor) reach(ctx context.Context, at *attached, st *session.Stream, name string) (net.Conn, *failure) {
-	svc, ok := a.cfg.Services(name)
-	if !ok || !permitted(svc, at.agent) {
-		return nil, &failure{proto.OpenDenied, "no such service for this agent's groups", nil}
-	}
-	origin, err := a.dial(ctx, st, svc.Origin)
-	if err != nil {
-		code := codeOf(err)
-		return nil, &failure{code, words[code], err}
-	}
-	if svc.ProxyProtocol {
-		if _, err := origin.Write(appendProxyHeader(nil, at.addr, svc.Public, at.agent.Agent)); err != nil {
-			reset(origin)
-			return nil, &failure{proto.OpenRefused, words[proto.OpenRefused], err}
-		}
-	}
-	return origin, nil
-}
-
 func permitted(s Service, id proto.Identity) bool {
 	return len(s.Groups) == 0 || slices.ContainsFunc(s.Groups, func(g string) bool { return slices.Contains(id.Groups, g) })
 }
 
-// dial connects to an origin, until the agent gives the stream up.
-func (a *Anchor) dial(ctx context.Context, st *session.Stream, origin string) (net.Conn, error) {
+// wait waits for the origin, until the agent gives the stream up.
+func (a *Anchor) wait(ctx context.Context, st *session.Stream, d Dialing) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.DialTimeout)
 	defer cancel()
 	go func() {
@@ -85,7 +130,7 @@ func (a *Anchor) dial(ctx context.Context, st *session.Stream, origin string) (n
 		case <-ctx.Done():
 		}
 	}()
-	return a.cfg.Dial(ctx, "tcp", origin)
+	return d.Wait(ctx)
 }
 
 var words = map[proto.OpenCode]string{

@@ -1,0 +1,60 @@
+package netstack
+
+import (
+	"runtime"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// handshake is gVisor's half of an application's handshake. It is made while the flow's handler is still at work, up
+// to the SYN-ACK, which the tap holds back: when the verdict comes, one system call answers the application.
+type handshake struct {
+	wq   waiter.Queue
+	held *heldSYNACK
+	done chan struct{} // closed when what follows is set
+	ep   tcpip.Endpoint
+	err  tcpip.Error
+}
+
+// newHandshake begins; it ends after accept or abandon, or when the stack closes.
+func (s *Stack) newHandshake(r *tcp.ForwarderRequest) *handshake {
+	h := &handshake{held: s.link.hold(r.ID()), done: make(chan struct{})}
+	s.handlers.Go(func() {
+		defer close(h.done)
+		runtime.Gosched() // the handler has something to send to the proxy, which should go first
+		h.ep, h.err = r.CreateEndpoint(&h.wq)
+	})
+	return h
+}
+
+// accept lets the SYN-ACK go and waits for the application's answer to it.
+func (s *Stack) accept(h *handshake, id stack.TransportEndpointID) (tcpip.Endpoint, tcpip.Error) {
+	s.link.release(id)
+	<-h.done
+	return h.ep, h.err
+}
+
+// abandon ends the endpoint before the application has heard of it.
+func (s *Stack) abandon(h *handshake, id stack.TransportEndpointID) {
+	defer s.link.release(id)
+	h.held.drop()
+	select {
+	case <-h.held.there: // the endpoint is registered
+	case <-h.done: // it never came so far
+	}
+	ip := header.IPv4ProtocolNumber
+	if id.LocalAddress.Len() != header.IPv4AddressSize {
+		ip = header.IPv6ProtocolNumber
+	}
+	if ep := s.ip.FindTransportEndpoint(ip, tcp.ProtocolNumber, id, nicID); ep != nil {
+		ep.Abort()
+	}
+	<-h.done
+	if h.ep != nil { // the verdict came after the application's answer: only when the stack let it through
+		h.ep.Abort()
+	}
+}
