@@ -117,10 +117,6 @@ func (s *stage) waitForFlood(ctx context.Context) error {
 // nothing. Ours are made one at a time, since a fresh trial makes the whole agent forget.
 const atOnce = 200
 
-// spread is how far apart trials that are begun together really begin, at random. A full backlog is
-// emptied, and the paper's firewall opens, in a rhythm: trials in step would all meet the same of it.
-const spread = time.Second
-
 // trials makes the group's trials, a round of all systems after the other.
 func (r *run) trials(ctx context.Context, g group) error {
 	ways := r.floodWays(g)
@@ -142,7 +138,7 @@ func (r *run) trials(ctx context.Context, g group) error {
 				case <-ctx.Done():
 					return ctx.Err()
 				}
-				begin := time.Duration(r.random.Int64N(int64(spread)))
+				begin := time.Duration(r.random.Int64N(int64(r.sizes.spread)))
 				waiting.Go(func() {
 					defer func() { <-slots }()
 					if pause(ctx, begin) == nil {

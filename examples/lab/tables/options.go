@@ -48,7 +48,9 @@ func (o *Options) Check() (err error) {
 	return err
 }
 
-// sizes are how much is measured.
+// sizes are how much is measured. Trials that are begun together really begin at random within spread: a
+// full backlog is emptied, and the paper's firewall opens, in a rhythm, and trials in step would all
+// meet the same of it.
 type sizes struct {
 	warmUp      int           // rounds that do not count
 	warmUpSSH   int           // of Table 4: a whole ssh warms the machine up at once
@@ -58,6 +60,7 @@ type sizes struct {
 	waiting     int           // of its cells that mostly wait, for each round of trials: the paper's shares are small
 	spells      int           // floods of each kind, and spells of peace
 	patience    time.Duration // of an application for one connect() under the flood
+	spread      time.Duration
 	spell       time.Duration // of a flood, and of a peace beside it
 	groups      []group       // floods of Table 5
 }
@@ -66,10 +69,13 @@ type sizes struct {
 func (o *Options) sizes() sizes {
 	s := sizes{
 		warmUp: 5, warmUpSSH: 1, unprotected: 60, http: 100, ssh: 25, trials: 24, waiting: 4, spells: 20,
-		patience: fleet.ConnectLimit, spell: 1200 * time.Millisecond, groups: groups(),
+		patience: fleet.ConnectLimit, spread: time.Second, spell: 1200 * time.Millisecond, groups: groups(),
 	}
 	if o.Quick {
-		s = sizes{warmUp: 1, unprotected: 4, http: 4, ssh: 2, trials: 2, waiting: 1, spells: 3, patience: max(250*time.Millisecond, 10*o.RTT), spell: 1100 * time.Millisecond, groups: groups()}
+		s = sizes{
+			warmUp: 1, unprotected: 4, http: 4, ssh: 2, trials: 2, waiting: 1, spells: 3,
+			patience: max(250*time.Millisecond, 10*o.RTT), spread: 100 * time.Millisecond, spell: 1100 * time.Millisecond, groups: groups(),
+		}
 	}
 	if o.N > 0 {
 		s.unprotected, s.http, s.ssh, s.trials = o.N, o.N, o.N, max(s.trials, o.N/4)

@@ -47,7 +47,7 @@ func TestRunOnTheKernel(t *testing.T) {
 	r := newRun(o)
 	r.sizes = sizes{
 		warmUp: 1, unprotected: 2, http: 2, ssh: 1, trials: 2, waiting: 1, spells: 1,
-		patience: 250 * time.Millisecond, spell: 1100 * time.Millisecond, groups: []group{{"own", "0.5", []string{"p1"}}},
+		patience: 250 * time.Millisecond, spread: time.Millisecond, spell: 1100 * time.Millisecond, groups: []group{{"own", "0.5", []string{"p1"}}},
 	}
 	r.detected = newDetected(r.sizes.spells)
 	played := r.play(t.Context())
