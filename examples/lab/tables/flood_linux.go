@@ -3,6 +3,7 @@ package tables
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os/exec"
 	"sync"
@@ -156,7 +157,10 @@ func (r *run) trials(ctx context.Context, g group) error {
 	return ctx.Err()
 }
 
-// try makes one trial: a user who tries again when the file did not come.
+// try makes one trial: a user who tries again, within a moment, when the file did not come. Not at once: his
+// connect() gives up on a tick of the kernel's coarse timers, and on the same ticks a full backlog lets go of
+// what has waited too long, since client and server share this kernel. Retries in step with it would get
+// through far more often than anybody's on a machine of his own.
 func (r *run) try(ctx context.Context, w way) error {
 	if w.before != nil {
 		if err := w.before(ctx); err != nil {
@@ -164,7 +168,12 @@ func (r *run) try(ctx context.Context, w way) error {
 		}
 	}
 	var t trial
-	for range maxRetries + 1 {
+	for i := range maxRetries + 1 {
+		if i > 0 {
+			if err := pause(ctx, time.Duration(rand.Int64N(int64(r.sizes.spread)))); err != nil {
+				return err
+			}
+		}
 		s := w.fetch(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()

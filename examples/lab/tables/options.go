@@ -48,9 +48,9 @@ func (o *Options) Check() (err error) {
 	return err
 }
 
-// sizes are how much is measured. Trials that are begun together really begin at random within spread: a
-// full backlog is emptied, and the paper's firewall opens, in a rhythm, and trials in step would all
-// meet the same of it.
+// sizes are how much is measured. Trials that are begun together really begin at random within spread, and
+// retries too: a full backlog is emptied, and the paper's firewall opens, in a rhythm, and trials in
+// step would all meet the same of it.
 type sizes struct {
 	warmUp      int           // rounds that do not count
 	warmUpSSH   int           // of Table 4: a whole ssh warms the machine up at once
