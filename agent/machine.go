@@ -43,7 +43,7 @@ type Machine interface {
 	// Run hands each connection that an application begins to a protected address to handle, in a goroutine of its
 	// own, until ctx is done; it returns when all have ended. Before that arrive is told of it, which does not block;
 	// what it returns is the flow's Early.
-	Run(ctx context.Context, arrive func(dst netip.AddrPort) any, handle func(connhandler.Flow)) error
+	Run(ctx context.Context, arrive func(dst netip.AddrPort) connhandler.Early, handle func(connhandler.Flow)) error
 	// SetProtected leads exactly these addresses into the TUN.
 	SetProtected([]netip.AddrPort) error
 	// Control keeps a socket of the agent's own out of the TUN.
@@ -74,7 +74,7 @@ func (s System) withDefaults() System {
 type realMachine struct {
 	*hostnet.Host
 	stack  *netstack.Stack
-	arrive func(netip.AddrPort) any
+	arrive func(netip.AddrPort) connhandler.Early
 	handle func(connhandler.Flow)
 	ran    bool
 	device netstack.Device
@@ -89,7 +89,7 @@ func openMachine(cfg Config, log *slog.Logger) (Machine, error) {
 	m.stack, err = netstack.New(netstack.Config{
 		Device: dev, Log: log,
 		Handler: func(f *netstack.Flow) { m.handle(flow{f}) },
-		Arrive:  func(dst netip.AddrPort) any { return m.arrive(dst) },
+		Arrive:  func(dst netip.AddrPort) netstack.Early { return m.arrive(dst) },
 	})
 	if err != nil {
 		return nil, errors.Join(err, dev.Close())
@@ -103,7 +103,7 @@ func openMachine(cfg Config, log *slog.Logger) (Machine, error) {
 	return m, nil
 }
 
-func (m *realMachine) Run(ctx context.Context, arrive func(netip.AddrPort) any, handle func(connhandler.Flow)) error {
+func (m *realMachine) Run(ctx context.Context, arrive func(netip.AddrPort) connhandler.Early, handle func(connhandler.Flow)) error {
 	m.arrive, m.handle, m.ran = arrive, handle, true
 	return m.stack.Run(ctx)
 }
@@ -119,8 +119,10 @@ func (m *realMachine) Close() error {
 	return err
 }
 
-// flow is a netstack.Flow as the Connection Handler wants it: only the type of Accept's result differs.
+// flow is a netstack.Flow as the Connection Handler wants it: only the types of what it returns differ.
 type flow struct{ *netstack.Flow }
+
+func (f flow) Early() connhandler.Early { return f.Flow.Early() }
 
 func (f flow) Accept() (connhandler.Conn, error) {
 	c, err := f.Flow.Accept()

@@ -27,7 +27,7 @@ type fakeMachine struct {
 	closed    bool
 }
 
-func (m *fakeMachine) Run(ctx context.Context, _ func(netip.AddrPort) any, _ func(connhandler.Flow)) error {
+func (m *fakeMachine) Run(ctx context.Context, _ func(netip.AddrPort) connhandler.Early, _ func(connhandler.Flow)) error {
 	if m.err != nil {
 		return m.err
 	}

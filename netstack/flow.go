@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -21,7 +20,7 @@ type Flow struct {
 	s        *Stack
 	req      *tcp.ForwarderRequest
 	hs       *handshake
-	early    func() any
+	early    Early
 	src, dst netip.AddrPort
 	decided  atomic.Bool
 }
@@ -29,7 +28,7 @@ type Flow struct {
 func newFlow(s *Stack, r *tcp.ForwarderRequest) *Flow {
 	id := r.ID()
 	return &Flow{
-		s: s, req: r, hs: s.newHandshake(r), early: sync.OnceValue(s.arrived(id)),
+		s: s, req: r, hs: s.newHandshake(r), early: s.earlyOf(id),
 		src: addrPort(id.RemoteAddress, id.RemotePort),
 		dst: addrPort(id.LocalAddress, id.LocalPort),
 	}
@@ -42,7 +41,7 @@ func (f *Flow) Src() netip.AddrPort { return f.src }
 func (f *Flow) Dst() netip.AddrPort { return f.dst }
 
 // Early is what Arrive said to the flow's SYN.
-func (f *Flow) Early() any { return f.early() }
+func (f *Flow) Early() Early { return f.early }
 
 // Context ends when the stack stops. It does not end when the application gives up: that shows only in Accept.
 func (f *Flow) Context() context.Context { return f.s.ctx }

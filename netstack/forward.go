@@ -14,46 +14,31 @@ func (s *Stack) receive(id stack.TransportEndpointID, pkt *stack.PacketBuffer) b
 		return s.fwd.HandlePacket(id, pkt)
 	}
 	dst := destination{id.LocalAddress, id.LocalPort}
-	early := make(chan any, 1)
-	begun, handled := s.begin(id, dst, pkt, early)
-	if begun {
-		// After the flow's goroutine was made: whatever Arrive wakes runs before it.
-		if s.cfg.Arrive == nil {
-			early <- nil
-		} else {
-			early <- s.cfg.Arrive(addrPort(id.LocalAddress, id.LocalPort))
-		}
-	}
-	return handled
-}
-
-// begin makes a flow of a SYN, unless it is one that came before or there is no room. handled is false for a bad
-// checksum.
-func (s *Stack) begin(id stack.TransportEndpointID, dst destination, pkt *stack.PacketBuffer, early chan any) (begun, handled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
-		return false, true
+		return true
 	}
 	if _, again := s.pending[id]; again {
-		return false, true // retransmitted: the handler is still at it
+		return true // retransmitted: the handler is still at it
 	}
 	if len(s.pending) >= s.cfg.MaxInFlight {
 		s.counts.inFlightDrops.Add(1)
-		return false, true
+		return true
 	}
 	if s.perDst[dst] >= s.cfg.MaxPerDestination {
 		s.counts.perDestinationDrops.Add(1)
-		return false, true
+		return true
 	}
 	if !s.fwd.HandlePacket(id, pkt) {
-		return false, false
+		return false // a bad checksum
 	}
-	s.pending[id] = pending{syn: pkt.Clone(), early: early}
+	s.pending[id] = pending{syn: pkt.Clone(), early: s.arrived[id]} // an ICMP error quotes the SYN
+	delete(s.arrived, id)
 	s.perDst[dst]++
 	s.handlers.Add(1)
 	s.counts.flows.Add(1)
-	return true, true
+	return true
 }
 
 // serve is a flow's goroutine, started by the forwarder.
@@ -64,12 +49,10 @@ func (s *Stack) serve(r *tcp.ForwarderRequest) {
 	s.cfg.Handler(f)
 }
 
-// arrived waits for what Arrive says of a flow, which takes no time.
-func (s *Stack) arrived(id stack.TransportEndpointID) func() any {
+func (s *Stack) earlyOf(id stack.TransportEndpointID) Early {
 	s.mu.Lock()
-	early := s.pending[id].early
-	s.mu.Unlock()
-	return func() any { return <-early }
+	defer s.mu.Unlock()
+	return s.pending[id].early
 }
 
 // complete ends the time in flight. Both tables are changed under one lock: a SYN that comes after sees a

@@ -5,13 +5,16 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/netip"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
 // fakeTUN is a packetIO in memory. A packet of zero length is read as none, as Wintun may do.
 type fakeTUN struct {
+	aborts atomic.Int32
 	in     chan []byte
 	out    chan []byte
 	closed chan struct{}
@@ -68,9 +71,17 @@ func syn4() []byte {
 	return p
 }
 
+// early counts what was begun for flows that never came.
+type early struct{ aborts *atomic.Int32 }
+
+func (e early) Abort() { e.aborts.Add(1) }
+
 func runOn(t *testing.T, f *fakeTUN) (s *Stack, stop context.CancelFunc, done chan error) {
 	t.Helper()
-	s, err := New(Config{Device: device{newPacketDevice("utun9", f, 1500)}, Handler: (*Flow).Refuse})
+	s, err := New(Config{
+		Device: device{newPacketDevice("utun9", f, 1500)}, Handler: (*Flow).Refuse,
+		Arrive: func(netip.AddrPort) Early { return early{&f.aborts} },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,6 +130,9 @@ func TestPacketDeviceChecksChecksums(t *testing.T) {
 	}
 	if st := s.Stats(); st.PacketsIn != 2 || st.Flows != 1 || st.PacketsOut != 1 {
 		t.Errorf("got %d flows and %d answers, want one of each: this device leaves checksums to us", st.Flows, st.PacketsOut)
+	}
+	if n := f.aborts.Load(); n != 1 {
+		t.Errorf("%d of what Arrive began was aborted, want that of the SYN which made no flow", n)
 	}
 }
 

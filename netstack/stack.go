@@ -38,8 +38,8 @@ type Config struct {
 	Handler func(*Flow)
 
 	// Arrive is told of a new connection as soon as its SYN is there, in the goroutine that reads the device: it must
-	// not block. What it returns is the flow's Early, which the handler has to look at. May be nil.
-	Arrive func(dst netip.AddrPort) any
+	// not block. What it returns is the flow's Early, or is aborted if there comes no flow. Both may be nil.
+	Arrive func(dst netip.AddrPort) Early
 
 	MaxInFlight       int // flows waiting for a verdict; 0 means 8192
 	MaxPerDestination int // the same for one address and port: a dead service must not block a live one; 0 means an eighth
@@ -64,6 +64,7 @@ type Stack struct {
 	started bool
 	closing bool // no new flow, no new connection
 	pending map[stack.TransportEndpointID]pending
+	arrived map[stack.TransportEndpointID]Early // of SYNs on their way to become flows
 	perDst  map[destination]int
 	conns   map[*conn]struct{}
 }
@@ -71,7 +72,7 @@ type Stack struct {
 // pending is a flow without a verdict.
 type pending struct {
 	syn   *stack.PacketBuffer // an ICMP error quotes it
-	early chan any            // one value: what Arrive said
+	early Early               // what Arrive said
 }
 
 type destination struct {
@@ -103,8 +104,12 @@ func New(cfg Config) (*Stack, error) {
 		ip:      ip,
 		link:    newTap(cfg.Device.LinkEndpoint()),
 		pending: make(map[stack.TransportEndpointID]pending),
+		arrived: make(map[stack.TransportEndpointID]Early),
 		perDst:  make(map[destination]int),
 		conns:   make(map[*conn]struct{}),
+	}
+	if cfg.Arrive != nil {
+		s.link.arrive = s
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.fwd = tcp.NewForwarder(ip, bufferSize, cfg.MaxInFlight, s.serve)

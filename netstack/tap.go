@@ -15,6 +15,7 @@ import (
 type tap struct {
 	nested.Endpoint
 	upper                    stack.NetworkDispatcher
+	arrive                   *Stack // set once; nil: nobody wants to know of SYNs
 	in, out, ignored, failed atomic.Uint64
 
 	waiting atomic.Int32 // len(held), so that a packet costs no lock while nothing waits
@@ -55,6 +56,11 @@ func (t *tap) DeliverNetworkPacket(proto tcpip.NetworkProtocolNumber, pkt *stack
 	if !isTCP(pkt) {
 		t.ignored.Add(1)
 		return
+	}
+	if t.arrive != nil {
+		if id, begun := t.arrive.sight(pkt); begun {
+			defer t.arrive.unclaimed(id)
+		}
 	}
 	t.Endpoint.DeliverNetworkPacket(proto, pkt)
 }

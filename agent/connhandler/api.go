@@ -16,13 +16,16 @@ import (
 type Flow interface {
 	Src() netip.AddrPort
 	Dst() netip.AddrPort
-	Early() any            // what [Handler.Arrive] said to its SYN
+	Early() Early          // what [Handler.Arrive] said to its SYN
 	Accept() (Conn, error) // finishes the handshake; an error means that the application has gone
 	Refuse()               // connect() gives ECONNREFUSED
 	Unreachable()          // connect() gives EHOSTUNREACH
 	Drop()                 // silence: connect() times out when the application says so
 	Context() context.Context
 }
+
+// Early is what was begun for a flow before it was handled.
+type Early interface{ Abort() }
 
 // Conn is one end of a byte stream. CloseWrite is TCP's half-close; Abort ends it with a reset.
 type Conn interface {

@@ -124,7 +124,7 @@ type fakeFlow struct {
 	app    *fakeConn // the application's end
 	inside *fakeConn
 	err    error // of Accept
-	early  any
+	early  Early
 
 	mu     sync.Mutex
 	answer string
@@ -156,7 +156,7 @@ func (f *fakeFlow) got() string {
 	return f.answer
 }
 
-func (f *fakeFlow) Early() any   { return f.early }
+func (f *fakeFlow) Early() Early { return f.early }
 func (f *fakeFlow) Refuse()      { f.set("refused") }
 func (f *fakeFlow) Unreachable() { f.set("unreachable") }
 func (f *fakeFlow) Drop()        { f.set("silence") }

@@ -80,8 +80,8 @@ type early struct {
 }
 
 // Arrive asks for a connection's stream on the warm session as soon as its SYN is there: what remains of its flow's
-// way to [Handler.Handle], which must follow, costs no time then. It does not block; nil: there is nothing yet.
-func (h *Handler) Arrive(dst netip.AddrPort) any {
+// way to [Handler.Handle] costs no time then. It does not block; nil: there is nothing yet.
+func (h *Handler) Arrive(dst netip.AddrPort) Early {
 	svc, ok := h.cfg.Service(dst)
 	if !ok {
 		return nil
@@ -108,8 +108,8 @@ func (h *Handler) askOther(service string, was Session) *early {
 	return &early{s, o}
 }
 
-// abort gives it up; e may be nil.
-func (e *early) abort() {
+// Abort gives it up; e may be nil.
+func (e *early) Abort() {
 	if e != nil {
 		e.opening.Abort()
 	}
@@ -162,7 +162,7 @@ func (h *Handler) dial(ctx context.Context, dst netip.AddrPort, e *early) (Conn,
 	defer cancel()
 	svc, ok := h.cfg.Service(dst)
 	if !ok {
-		e.abort() // it was one when its SYN came
+		e.Abort() // it was one when its SYN came
 		h.failed.Add(1)
 		return nil, fmt.Errorf("connect %s: %w", dst, ErrUnprotected)
 	}

@@ -392,4 +392,8 @@ func TestArriveWithNothingToAsk(t *testing.T) {
 	if e := hs.h.Arrive(netip.MustParseAddrPort("198.18.9.9:1")); e != nil {
 		t.Errorf("unprotected address: %v, want nil", e)
 	}
+	hs.h.Arrive(dst).Abort()
+	if s := hs.ways.warm.(*fakeSession); s.given != 1 {
+		t.Error("a flow that never came leaves its stream open")
+	}
 }

@@ -39,7 +39,7 @@ func (h *Handler) probed(ctx context.Context, dst netip.AddrPort, service string
 	if err == nil && s == e.session {
 		return h.race(ctx, e, service, func(ctx context.Context) (Conn, error) { return h.single(ctx, service, own) })
 	}
-	e.abort()
+	e.Abort()
 	if err != nil {
 		return nil, err
 	}

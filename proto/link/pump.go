@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"time"
 
@@ -82,6 +83,10 @@ func (p *pump) read() error {
 		}
 		if err := p.s.Handle(h, payload, time.Now()); err != nil {
 			return err
+		}
+		switch h.Type {
+		case proto.TypeOpen, proto.TypeOpenOK, proto.TypeOpenFail:
+			runtime.Gosched() // somebody waits in connect(): whoever was woken for it goes before the next read
 		}
 	}
 }
