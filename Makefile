@@ -27,6 +27,10 @@ cross: ## build ms-agent for six systems and proxyd for two, into bin/OS-ARCH/
 demo: all ## the main job on this machine, live: peace, flood, transfer, peace; ends with PASS or FAIL
 	bin/ms-lab demo
 
+.PHONY: bench-paper
+bench-paper: all ## the paper's Tables 2 to 5 and detection, side by side; N=1000 is the paper's number
+	bin/ms-lab paper $(if $(N),-n $(N))
+
 .PHONY: bench-connect
 bench-connect: all ## connect and 760 KB through MS against the plain proxy, interleaved, 200 each
 	bin/ms-lab connect

@@ -17,12 +17,28 @@ var (
 	P3     = host{netip.MustParseAddr("198.18.72.171"), netip.MustParseAddr("2001:2:0:72::171")}
 	Unused = host{netip.MustParseAddr("198.18.72.200"), netip.MustParseAddr("2001:2:0:72::200")}
 
+	// Proxies of the benches, in the same range: the plain one without SYN cookies, and the paper's own
+	// handshake re-created (its attacked P1 answers without its kernel, so it is a machine of its own).
+	PlainP1       = host{netip.MustParseAddr("198.18.72.21"), netip.MustParseAddr("2001:2:0:72::21")}
+	PlainP2       = host{netip.MustParseAddr("198.18.72.22"), netip.MustParseAddr("2001:2:0:72::22")}
+	PaperP1       = host{netip.MustParseAddr("198.18.72.31"), netip.MustParseAddr("2001:2:0:72::31")}
+	PaperP2       = host{netip.MustParseAddr("198.18.72.32"), netip.MustParseAddr("2001:2:0:72::32")}
+	PaperP3       = host{netip.MustParseAddr("198.18.72.33"), netip.MustParseAddr("2001:2:0:72::33")}
+	PaperAttacked = host{netip.MustParseAddr("198.18.72.34"), netip.MustParseAddr("2001:2:0:72::34")}
+
 	// The private backplane.
 	BackP1     = host{netip.MustParseAddr("198.18.80.11"), netip.MustParseAddr("2001:2:0:80::11")}
 	BackP2     = host{netip.MustParseAddr("198.18.80.12"), netip.MustParseAddr("2001:2:0:80::12")}
 	BackP3     = host{netip.MustParseAddr("198.18.80.13"), netip.MustParseAddr("2001:2:0:80::13")}
 	BackSign   = host{netip.MustParseAddr("198.18.80.20"), netip.MustParseAddr("2001:2:0:80::20")}
 	BackOrigin = host{netip.MustParseAddr("198.18.80.30"), netip.MustParseAddr("2001:2:0:80::30")}
+
+	BackPlainP1       = host{netip.MustParseAddr("198.18.80.41"), netip.MustParseAddr("2001:2:0:80::41")}
+	BackPlainP2       = host{netip.MustParseAddr("198.18.80.42"), netip.MustParseAddr("2001:2:0:80::42")}
+	BackPaperP1       = host{netip.MustParseAddr("198.18.80.51"), netip.MustParseAddr("2001:2:0:80::51")}
+	BackPaperP2       = host{netip.MustParseAddr("198.18.80.52"), netip.MustParseAddr("2001:2:0:80::52")}
+	BackPaperP3       = host{netip.MustParseAddr("198.18.80.53"), netip.MustParseAddr("2001:2:0:80::53")}
+	BackPaperAttacked = host{netip.MustParseAddr("198.18.80.54"), netip.MustParseAddr("2001:2:0:80::54")}
 
 	FloodSources4 = netip.MustParsePrefix("198.19.0.0/16")
 	FloodSources6 = netip.MustParsePrefix("2001:2:0:8000::/49")
@@ -32,11 +48,15 @@ var (
 const (
 	WebPort  = 80   // the service that is attacked, at P1
 	EchoPort = 81   // the same origin's echo, at P1
+	SSHPort  = 22   // the same origin's sshd, in benches that have one
 	LinkPort = 7443 // links of agents, TCP and UDP
 	PeerPort = 7444 // peers, on the backplane
 
+	RatifyPort = 7445 // the paper's ratification, on the backplane
+
 	OriginWeb  = 8080
 	OriginEcho = 8007
+	OriginSSH  = 8022
 )
 
 // Uplink is the name of every machine's interface to the internet.

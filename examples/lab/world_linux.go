@@ -26,6 +26,7 @@ type World struct {
 	P1, P2, P3, Sign, Origin        *kernel.Namespace
 	ClientLink, FreshLink, EachLink *kernel.Link
 	PlainLink                       *kernel.Link
+	more                            []*kernel.Namespace // of AddProxy
 }
 
 var (
@@ -148,19 +149,25 @@ func (w *World) internet() error {
 	return nil
 }
 
-// plugIn joins a machine to the router by an unnumbered wire with permanent neighbours.
+// plugIn joins a machine to the router by an unnumbered wire with permanent neighbours; its kernel
+// owns the address on the named interface, or not at all.
 func (w *World) plugIn(ns *kernel.Namespace, h host, on string) error {
 	router := &kernel.Plug{In: w.Router, Name: ns.Name, Addrs: linkLocal(gateway6)}
 	machine := &kernel.Plug{In: ns, Name: Uplink}
 	if err := kernel.Veth(router, machine); err != nil {
 		return err
 	}
+	var owned error
+	src := host{}
+	if on != "" {
+		owned, src = ns.Up(on, single(h.V4), single(h.V6)), h
+	}
 	return errors.Join(
-		ns.Up(on, single(h.V4), single(h.V6)),
+		owned,
 		ns.Neighbour(Uplink, gateway4, router.MAC),
 		ns.Neighbour(Uplink, gateway6, router.MAC),
-		ns.Route(kernel.Route{To: everywhere4, Via: gateway4, Dev: Uplink, Src: h.V4}),
-		ns.Route(kernel.Route{To: everywhere6, Via: gateway6, Dev: Uplink, Src: h.V6}),
+		ns.Route(kernel.Route{To: everywhere4, Via: gateway4, Dev: Uplink, Src: src.V4}),
+		ns.Route(kernel.Route{To: everywhere6, Via: gateway6, Dev: Uplink, Src: src.V6}),
 		w.Router.Neighbour(ns.Name, h.V4, machine.MAC),
 		w.Router.Neighbour(ns.Name, h.V6, machine.MAC),
 		w.Router.Route(kernel.Route{To: single(h.V4), Dev: ns.Name}),
@@ -177,16 +184,50 @@ func (w *World) backplane() error {
 		ns   *kernel.Namespace
 		addr host
 	}{{w.P1, BackP1}, {w.P2, BackP2}, {w.P3, BackP3}, {w.Sign, BackSign}, {w.Origin, BackOrigin}} {
-		addrs := []netip.Prefix{netip.PrefixFrom(m.addr.V4, 24), netip.PrefixFrom(m.addr.V6, 64)}
-		port := &kernel.Plug{In: w.Backplane, Name: m.ns.Name}
-		if err := kernel.Veth(port, &kernel.Plug{In: m.ns, Name: "back0", Addrs: addrs}); err != nil {
-			return err
-		}
-		if err := w.Backplane.Attach(m.ns.Name, "br0"); err != nil {
+		if err := w.plugBack(m.ns, m.addr); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// plugBack joins a machine to the backplane.
+func (w *World) plugBack(ns *kernel.Namespace, h host) error {
+	addrs := []netip.Prefix{netip.PrefixFrom(h.V4, 24), netip.PrefixFrom(h.V6, 64)}
+	port := &kernel.Plug{In: w.Backplane, Name: ns.Name}
+	if err := kernel.Veth(port, &kernel.Plug{In: ns, Name: "back0", Addrs: addrs}); err != nil {
+		return err
+	}
+	return w.Backplane.Attach(ns.Name, "br0")
+}
+
+// Proxy is a machine like P1 that a bench adds.
+type Proxy struct {
+	Name         string
+	Public, Back host
+	Dark         bool // its kernel does not own the public address: a program answers for it
+	Limited      bool // its kernel has P1's limits of half-open connections
+}
+
+// AddProxy adds a machine in the service range and on the backplane. It lives as long as the world.
+func (w *World) AddProxy(p Proxy) (*kernel.Namespace, error) {
+	limits := map[string]string{}
+	if p.Limited {
+		limits = plainLimits
+	}
+	ns, err := kernel.NewNamespace(p.Name, limits)
+	if err != nil {
+		return nil, fmt.Errorf("add the proxy: %w", err)
+	}
+	w.more = append(w.more, ns)
+	on := "lo"
+	if p.Dark {
+		on = ""
+	}
+	if err := errors.Join(w.plugIn(ns, p.Public, on), w.plugBack(ns, p.Back)); err != nil {
+		return nil, fmt.Errorf("add the proxy %s: %w", p.Name, err)
+	}
+	return ns, nil
 }
 
 // links joins the clients to the router, each by a link of its own with the same conditions.
@@ -226,10 +267,10 @@ func (w *World) Close() error {
 			errs = append(errs, l.Close())
 		}
 	}
-	for _, n := range []*kernel.Namespace{
+	for _, n := range append(w.more,
 		w.Client, w.Fresh, w.Each, w.Plain, w.Attacker, w.Site,
 		w.P1, w.P2, w.P3, w.Sign, w.Origin, w.Router, w.Backplane, w.Void,
-	} {
+	) {
 		if n != nil {
 			errs = append(errs, n.Close())
 		}

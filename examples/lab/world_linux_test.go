@@ -36,6 +36,33 @@ func TestEveryMachineReachesTheEntry(t *testing.T) {
 	}
 }
 
+func TestAddedProxyAnswersUnlessItIsDark(t *testing.T) {
+	w := newWorld(t, Config{})
+	for _, p := range []Proxy{
+		{Name: "plain-p1", Public: PlainP1, Back: BackPlainP1, Limited: true},
+		{Name: "paper-dark", Public: PaperAttacked, Back: BackPaperAttacked, Dark: true},
+	} {
+		ns, err := w.AddProxy(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at, _ := p.Public.Port(WebPort)
+		l, err := ns.Listen("tcp", ":80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		err = connectWithin(w.Client, at, 300*time.Millisecond)
+		if answered := err == nil; answered == p.Dark {
+			t.Errorf("%s: connect: %v", p.Name, err)
+		}
+		v4, _ := BackOrigin.Port(OriginEcho)
+		if err := connectWithin(ns, v4, time.Second); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("%s to the origin, which listens nowhere: %v", p.Name, err)
+		}
+	}
+}
+
 func TestBackplaneJoinsTheNodesOnly(t *testing.T) {
 	w := newWorld(t, Config{})
 	v4, v6 := BackOrigin.Port(OriginEcho)

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"migrationsensor/examples/lab/fleet"
 )
 
 // The phases of a run, as figures name them. Return is from the flood's end until P1 is back.
@@ -19,26 +21,11 @@ const (
 
 var measured = []string{phasePeace, phaseFlood, phaseReturn, phaseAfter}
 
-// Sample is one fetch of the file by a new connection.
-type Sample struct {
-	When      string
-	Start     time.Time
-	Connect   time.Duration // 0 = the connection did not come about
-	Total     time.Duration
-	Connected bool
-	Whole     bool // every byte came
-	Wrong     bool // every byte came, and they were not the file's
-	Err       string
-}
-
-// ok reports a download that succeeded.
-func (s Sample) ok() bool { return s.Whole && !s.Wrong }
-
 // proxyView is a proxy on the screen.
 type proxyView struct {
 	Name, Kind, Addr string
 	Up               bool
-	proxyStatus
+	fleet.ProxyStatus
 	History []float64 // packets/s, the newest last
 	drawn   time.Time // when the newest was added
 }
@@ -49,7 +36,7 @@ type clientView struct {
 	ServedBy            string
 	State               string
 	Transfers, Moves    uint64
-	samples             []Sample
+	samples             []fleet.Sample
 }
 
 // event is a line of the history.
@@ -123,7 +110,7 @@ func (b *board) proxyLocked(name string) *proxyView {
 }
 
 // saw takes a proxy's status and tells of a change of state.
-func (b *board) saw(name string, st proxyStatus) {
+func (b *board) saw(name string, st fleet.ProxyStatus) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p := b.proxyLocked(name)
@@ -135,7 +122,7 @@ func (b *board) saw(name string, st proxyStatus) {
 		b.events = append(b.events, event{time.Now(), text})
 		b.states[name] = append(b.states[name], stateAt{st.State, st.Since})
 	}
-	p.proxyStatus, p.Up = st, true
+	p.ProxyStatus, p.Up = st, true
 	if now := time.Now(); now.Sub(p.drawn) >= historyStep {
 		p.drawn = now
 		p.History = append(p.History, st.Rates["all"])
@@ -144,7 +131,7 @@ func (b *board) saw(name string, st proxyStatus) {
 }
 
 // sawAgent takes an agent's status and tells of a move.
-func (b *board) sawAgent(c *clientView, st agentStatus, nameOf func(addr string) string) {
+func (b *board) sawAgent(c *clientView, st fleet.AgentStatus, nameOf func(addr string) string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c.State, c.Transfers, c.Moves = st.State, st.Counts.Transfers, st.Counts.Moves
@@ -163,7 +150,7 @@ func (b *board) sawAgent(c *clientView, st agentStatus, nameOf func(addr string)
 }
 
 // add takes a fetch that ended.
-func (b *board) add(c *clientView, s Sample) {
+func (b *board) add(c *clientView, s fleet.Sample) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c.samples = append(c.samples, s)
@@ -224,7 +211,7 @@ func (c *clientView) line(phase string) clientLine {
 	l := clientLine{Name: c.Name, About: c.About, ServedBy: c.ServedBy, State: c.State}
 	for _, s := range c.samples {
 		if s.When == phase || phase == phaseEnd {
-			if s.ok() {
+			if s.OK() {
 				l.OK++
 			} else {
 				l.Failed++
@@ -232,8 +219,8 @@ func (c *clientView) line(phase string) clientLine {
 		}
 	}
 	for _, s := range c.samples[max(0, len(c.samples)-24):] {
-		l.Last = append(l.Last, s.ok())
-		if s.ok() {
+		l.Last = append(l.Last, s.OK())
+		if s.OK() {
 			l.Connect, l.Total = s.Connect, s.Total
 		}
 	}
@@ -241,7 +228,7 @@ func (c *clientView) line(phase string) clientLine {
 }
 
 // samplesOf returns a client's fetches that began in a phase.
-func (b *board) samplesOf(c *clientView, phase string) (out []Sample) {
+func (b *board) samplesOf(c *clientView, phase string) (out []fleet.Sample) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, s := range c.samples {

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"migrationsensor/examples/lab/fleet"
 )
 
 func TestBoardTellsChangesOnce(t *testing.T) {
@@ -11,9 +13,9 @@ func TestBoardTellsChangesOnce(t *testing.T) {
 	b.proxies = []*proxyView{{Name: "p1", Kind: "entry"}}
 	now := time.Now()
 	for range 3 {
-		b.saw("p1", proxyStatus{State: "active", Since: now})
+		b.saw("p1", fleet.ProxyStatus{State: "active", Since: now})
 	}
-	b.saw("p1", proxyStatus{State: "defending", Since: now.Add(time.Second), Why: "syn 5000/s > 1250/s"})
+	b.saw("p1", fleet.ProxyStatus{State: "defending", Since: now.Add(time.Second), Why: "syn 5000/s > 1250/s"})
 	s := b.snapshot()
 	if len(s.Events) != 2 || s.Events[1].Text != "p1 is defending: syn 5000/s > 1250/s" {
 		t.Errorf("events %+v, want one for each change of state", s.Events)
@@ -33,15 +35,15 @@ func TestScreenShowsWhoServesAndWhoFails(t *testing.T) {
 	plain := &clientView{Name: "plain", System: "plain", ServedBy: "p1"}
 	b.clients = []*clientView{c, plain}
 	b.enter(phaseFlood, "flood: 5000 syn packets/s on P1")
-	b.saw("p1", proxyStatus{State: "defending", Rates: map[string]float64{"all": 5123}})
-	st := agentStatus{State: "connected"}
+	b.saw("p1", fleet.ProxyStatus{State: "defending", Rates: map[string]float64{"all": 5123}})
+	st := fleet.AgentStatus{State: "connected"}
 	st.Edge = &struct {
 		Node, Addr string
 		Since      time.Time
 	}{Addr: "198.18.72.93:7443"}
-	b.sawAgent(c, st, nameOf)
-	b.add(c, Sample{When: phaseFlood, Connected: true, Whole: true, Connect: 15500 * time.Microsecond, Total: 90 * time.Millisecond})
-	b.add(plain, Sample{When: phaseFlood, Err: "timed out"})
+	b.sawAgent(c, st, fleet.NameOf)
+	b.add(c, fleet.Sample{When: phaseFlood, Connected: true, Whole: true, Connect: 15500 * time.Microsecond, Total: 90 * time.Millisecond})
+	b.add(plain, fleet.Sample{When: phaseFlood, Err: "timed out"})
 	text := (&picture{now: b.snapshot()}).View().Content
 	for _, want := range []string{"flood: 5000 syn", "defending", "5123", "not up yet", "15.5 ms", "90 ms", "agent is served by p2"} {
 		if !strings.Contains(text, want) {
@@ -52,16 +54,6 @@ func TestScreenShowsWhoServesAndWhoFails(t *testing.T) {
 	for _, want := range []string{"p1 defending 5123/s", "agent 1/1 15.5 ms via p2", "plain 0/1"} {
 		if !strings.Contains(line, want) {
 			t.Errorf("the line lacks %q: %s", want, line)
-		}
-	}
-}
-
-func TestNamesOfAddresses(t *testing.T) {
-	for addr, want := range map[string]string{
-		"198.18.72.11": "p1", "198.18.72.93:7443": "p2", "[2001:2:0:72::171]:7443": "p3", "2001:2:0:72::93": "p2", "198.18.72.1:80": "198.18.72.1:80",
-	} {
-		if got := nameOf(addr); got != want {
-			t.Errorf("%s is %q, want %q", addr, got, want)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"migrationsensor/examples/lab"
+	"migrationsensor/examples/lab/fleet"
 	"migrationsensor/examples/lab/kernel"
 )
 
@@ -22,7 +23,7 @@ type client struct {
 }
 
 // newClients puts the four clients on the board.
-func (f *fleet) newClients(b *board) map[string]*client {
+func newClients(f *fleet.Fleet, b *board) map[string]*client {
 	v4, v6 := lab.P1.Port(lab.WebPort)
 	mostly4 := []netip.AddrPort{v4, v4, v4, v6} // agents use both families
 	all := map[string]*client{}
@@ -31,10 +32,10 @@ func (f *fleet) newClients(b *board) map[string]*client {
 		ns                         *kernel.Namespace
 		from                       []netip.AddrPort
 	}{
-		{"agent", "ms", "warm links", "client", f.world.Client, mostly4},
-		{"agent (each)", "ms-each", "a probe for each connection, as in the paper", "each", f.world.Each, mostly4},
-		{"agent (fresh)", "ms-fresh", "starts during the flood; P1 has no link of it", "fresh", f.world.Fresh, mostly4},
-		{"plain", "plain", "no agent", "", f.world.Plain, []netip.AddrPort{v4}},
+		{"agent", "ms", "warm links", "client", f.World.Client, mostly4},
+		{"agent (each)", "ms-each", "a probe for each connection, as in the paper", "each", f.World.Each, mostly4},
+		{"agent (fresh)", "ms-fresh", "starts during the flood; P1 has no link of it", "fresh", f.World.Fresh, mostly4},
+		{"plain", "plain", "no agent", "", f.World.Plain, []netip.AddrPort{v4}},
 	} {
 		view := &clientView{Name: c.name, System: c.system, About: c.about}
 		if c.agent == "" {
@@ -55,7 +56,7 @@ func (c *client) run(ctx context.Context, b *board, f *fetcher) {
 			return
 		}
 		s.When = when
-		if c.agent != "" && !s.ok() {
+		if c.agent != "" && !s.OK() {
 			b.say("%s: a fetch failed: %s", c.view.Name, s.Err)
 		}
 		b.add(c.view, s)
@@ -67,23 +68,23 @@ func (c *client) run(ctx context.Context, b *board, f *fetcher) {
 }
 
 // watch reads every status ten times a second and shows it on the board.
-func (f *fleet) watch(ctx context.Context, b *board, clients map[string]*client) {
+func watch(ctx context.Context, f *fleet.Fleet, b *board, clients map[string]*client) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		var all sync.WaitGroup
-		for _, n := range nodes {
+		for _, n := range f.Nodes() {
 			all.Go(func() {
-				if st, err := f.proxyStatus(ctx, n.name); err == nil {
-					b.saw(n.name, st)
+				if st, err := f.ProxyStatus(ctx, n.Name); err == nil {
+					b.saw(n.Name, st)
 				}
 			})
 		}
 		for _, c := range clients {
 			if c.agent != "" {
 				all.Go(func() {
-					if st, err := f.agentStatus(ctx, c.agent); err == nil {
-						b.sawAgent(c.view, st, nameOf)
+					if st, err := f.AgentStatus(ctx, c.agent); err == nil {
+						b.sawAgent(c.view, st, fleet.NameOf)
 					}
 				})
 			}

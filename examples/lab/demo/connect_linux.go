@@ -2,10 +2,8 @@ package demo
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,6 +11,7 @@ import (
 
 	"migrationsensor/examples/lab"
 	"migrationsensor/examples/lab/figures"
+	"migrationsensor/examples/lab/fleet"
 	"migrationsensor/examples/lab/kernel"
 )
 
@@ -28,11 +27,11 @@ func Connect(ctx context.Context, o Options, n int, out *os.File) error {
 	}
 	file := figures.New(o.Command, "kernel")
 	said := func(format string, args ...any) { fmt.Fprintf(out, "• "+format+"\n", args...) }
-	f, err := newFleet(ctx, &o, said)
+	f, err := fleet.New(ctx, o.fleet(), said)
 	if err == nil {
-		err = f.measureConnects(ctx, n, file, said)
+		err = measureConnects(ctx, f, o.RTT, n, file, said)
 	}
-	err = errors.Join(err, f.close())
+	err = errors.Join(err, f.Close())
 	pass := file.Decide(err == nil)
 	name := filepath.Join(o.Out, "connect.json")
 	err = errors.Join(err, file.Write(name), file.Table(out))
@@ -47,31 +46,32 @@ func Connect(ctx context.Context, o Options, n int, out *os.File) error {
 type measurement struct {
 	system  string
 	ns      *kernel.Namespace
-	samples []Sample
+	samples []fleet.Sample
 }
 
-func (f *fleet) measureConnects(ctx context.Context, n int, file *figures.File, say func(string, ...any)) error {
+func measureConnects(ctx context.Context, f *fleet.Fleet, rtt time.Duration, n int, file *figures.File, say func(string, ...any)) error {
 	for name, probe := range map[string]string{"client": "warm", "each": "each"} {
-		if err := f.makeToken(ctx, name, "--role", "agent"); err != nil {
+		if err := f.AgentToken(ctx, name); err != nil {
 			return err
 		}
-		if err := f.startAgent(name, probe); err != nil {
+		if err := f.StartAgent(name, probe); err != nil {
 			return err
 		}
 	}
 	for _, name := range []string{"client", "each"} {
-		if err := f.waitForAgent(ctx, name, 20*time.Second); err != nil {
+		if err := f.WaitForAgent(ctx, name, 20*time.Second); err != nil {
 			return err
 		}
 	}
 	systems := []*measurement{
-		{system: "plain", ns: f.world.Plain}, {system: "ms", ns: f.world.Client}, {system: "ms-each", ns: f.world.Each},
+		{system: "plain", ns: f.World.Plain}, {system: "ms", ns: f.World.Client}, {system: "ms-each", ns: f.World.Each},
 	}
 	say("%d fetches of each: plain, ms, ms-each, one after the other", n)
 	at, _ := lab.P1.Port(lab.WebPort)
 	for i := range warmUp + n {
 		for _, m := range systems {
-			s := f.fetchRaw(ctx, m.ns, at)
+			s := f.Origin.Fetch(ctx, m.ns, at)
+			s.When = phasePeace
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -80,11 +80,11 @@ func (f *fleet) measureConnects(ctx context.Context, n int, file *figures.File, 
 			}
 		}
 	}
-	rtt := strconv.FormatFloat(float64(f.opts.RTT)/float64(time.Millisecond), 'f', -1, 64)
+	ms := strconv.FormatFloat(float64(rtt)/float64(time.Millisecond), 'f', -1, 64)
 	for _, x := range connectFigures(systems) {
-		file.Add(x.Label("rtt_ms", rtt))
+		file.Add(x.Label("rtt_ms", ms))
 	}
-	return f.healthy()
+	return f.Healthy()
 }
 
 func connectFigures(systems []*measurement) (all []figures.Figure) {
@@ -101,22 +101,4 @@ func connectFigures(systems []*measurement) (all []figures.Figure) {
 		}
 	}
 	return all
-}
-
-// fetchRaw fetches by blocking system calls on a thread in the namespace.
-func (f *fleet) fetchRaw(ctx context.Context, ns *kernel.Namespace, at netip.AddrPort) Sample {
-	s := Sample{When: phasePeace, Start: time.Now()}
-	body := &counting{Hash: sha256.New()}
-	var t times
-	err := ns.Block(func() (err error) {
-		t, err = rawFetch(ctx, at, "/file", func(b []byte) error { _, err := body.Write(b); return err })
-		return err
-	})
-	s.Connect, s.Total, s.Connected = t.connect, t.total, t.connect > 0
-	s.Whole = err == nil && t.status == 200 && body.n == FileSize
-	s.Wrong = s.Whole && [sha256.Size]byte(body.Sum(nil)) != f.origin.digest
-	if err != nil {
-		s.Err = err.Error()
-	}
-	return s
 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/term"
+
+	"migrationsensor/examples/lab/fleet"
 )
 
 // ErrFailed says that the scenario was played to its end and a goal was missed.
@@ -21,8 +23,8 @@ func Run(ctx context.Context, o Options, out *os.File) error {
 		return err
 	}
 	r := &run{opts: &o, board: newBoard()}
-	for _, n := range nodes {
-		r.board.proxies = append(r.board.proxies, &proxyView{Name: n.name, Kind: n.kind})
+	for _, n := range fleet.DefaultNodes() {
+		r.board.proxies = append(r.board.proxies, &proxyView{Name: n.Name, Kind: n.Kind})
 	}
 	show := lines
 	if term.IsTerminal(int(out.Fd())) {

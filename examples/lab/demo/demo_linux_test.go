@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"migrationsensor/examples/lab"
+	"migrationsensor/examples/lab/fleet"
 	"migrationsensor/examples/lab/flood"
 	"migrationsensor/examples/lab/kernel"
 )
@@ -23,7 +24,7 @@ func TestMain(m *testing.M) {
 }
 
 // newPlainWorld is the lab with a plain forwarder in P1's place and no program of ours.
-func newPlainWorld(t *testing.T) (*lab.World, *origin) {
+func newPlainWorld(t *testing.T) (*lab.World, *fleet.Origin) {
 	t.Helper()
 	if noSandbox != nil {
 		t.Skip(noSandbox)
@@ -33,11 +34,11 @@ func newPlainWorld(t *testing.T) (*lab.World, *origin) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { w.Close() })
-	o, err := serveOrigin(w)
+	o, err := fleet.ServeOrigin(w)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { o.close() })
+	t.Cleanup(func() { o.Close() })
 	v4, v6 := lab.P1.Port(lab.WebPort)
 	to, _ := lab.BackOrigin.Port(lab.OriginWeb)
 	for _, at := range []netip.AddrPort{v4, v6} {
@@ -74,14 +75,13 @@ func forward(l net.Listener, from *kernel.Namespace, to string) {
 // for it) and by system calls.
 func TestFetchTellsWholeFromWrong(t *testing.T) {
 	w, o := newPlainWorld(t)
-	curl, err := newFetcher(o.digest)
+	curl, err := newFetcher(o.Digest)
 	if err != nil {
 		t.Fatal(err)
 	}
 	v4, v6 := lab.P1.Port(lab.WebPort)
-	raw := &fleet{origin: o}
 	for _, at := range []netip.AddrPort{v4, v6} {
-		for name, s := range map[string]Sample{"curl": curl.fetch(t.Context(), w.Client, at), "system calls": raw.fetchRaw(t.Context(), w.Client, at)} {
+		for name, s := range map[string]fleet.Sample{"curl": curl.fetch(t.Context(), w.Client, at), "system calls": o.Fetch(t.Context(), w.Client, at)} {
 			if !s.Connected || !s.Whole || s.Wrong {
 				t.Fatalf("%s from %s: %+v", name, at, s)
 			}
@@ -92,7 +92,7 @@ func TestFetchTellsWholeFromWrong(t *testing.T) {
 	}
 	other := *curl
 	other.digest[0] ^= 1
-	if s := other.fetch(t.Context(), w.Client, v4); !s.Wrong || s.ok() {
+	if s := other.fetch(t.Context(), w.Client, v4); !s.Wrong || s.OK() {
 		t.Errorf("another digest: %+v, want wrong", s)
 	}
 	closed, _ := lab.P1.Port(lab.EchoPort)
@@ -106,8 +106,7 @@ func TestFetchTellsWholeFromWrong(t *testing.T) {
 func TestPlainCollapsesUnderTheFlood(t *testing.T) {
 	w, o := newPlainWorld(t)
 	v4, _ := lab.P1.Port(lab.WebPort)
-	f := &fleet{origin: o}
-	if s := f.fetchRaw(t.Context(), w.Plain, v4); !s.ok() {
+	if s := o.Fetch(t.Context(), w.Plain, v4); !s.OK() {
 		t.Fatalf("before the flood: %+v", s)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -141,7 +140,7 @@ func TestPlainCollapsesUnderTheFlood(t *testing.T) {
 	failed := 0
 	for range 3 {
 		short, stop := context.WithTimeout(t.Context(), time.Second)
-		if s := f.fetchRaw(short, w.Plain, v4); !s.ok() {
+		if s := o.Fetch(short, w.Plain, v4); !s.OK() {
 			failed++
 		}
 		stop()

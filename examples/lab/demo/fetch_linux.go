@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -13,12 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"migrationsensor/examples/lab/fleet"
 	"migrationsensor/examples/lab/kernel"
-)
-
-const (
-	connectLimit = 3 * time.Second // two repetitions of a SYN
-	fetchLimit   = 15 * time.Second
 )
 
 // fetcher fetches the file by an unmodified application: curl, or ms-lab's own client where there
@@ -33,7 +28,7 @@ func newFetcher(digest [sha256.Size]byte) (*fetcher, error) {
 	if curl, err := exec.LookPath("curl"); err == nil {
 		// -q: no ~/.curlrc. Times go to standard error, the file to standard output.
 		return &fetcher{curl, []string{"-q", "-sS", "--noproxy", "*",
-			"--connect-timeout", seconds(connectLimit), "--max-time", seconds(fetchLimit),
+			"--connect-timeout", seconds(fleet.ConnectLimit), "--max-time", seconds(fleet.FetchLimit),
 			"-w", "%{stderr}times %{http_code} %{time_connect} %{time_total}\\n"}, digest}, nil
 	}
 	self, err := os.Executable()
@@ -45,30 +40,19 @@ func newFetcher(digest [sha256.Size]byte) (*fetcher, error) {
 
 func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', -1, 64) }
 
-// counting hashes what goes through and counts it.
-type counting struct {
-	hash.Hash
-	n int
-}
-
-func (c *counting) Write(b []byte) (int, error) {
-	c.n += len(b)
-	return c.Hash.Write(b)
-}
-
 // fetch fetches the file once by a new connection.
-func (f *fetcher) fetch(ctx context.Context, ns *kernel.Namespace, from netip.AddrPort) Sample {
-	s := Sample{Start: time.Now()}
+func (f *fetcher) fetch(ctx context.Context, ns *kernel.Namespace, from netip.AddrPort) fleet.Sample {
+	s := fleet.Sample{Start: time.Now()}
 	cmd := exec.CommandContext(ctx, f.program, append(f.args[:len(f.args):len(f.args)], "http://"+from.String()+"/file")...)
-	body, told := &counting{Hash: sha256.New()}, &strings.Builder{}
+	body, told := fleet.NewBody(), &strings.Builder{}
 	cmd.Stdout, cmd.Stderr = body, told
 	err := ns.Start(cmd)
 	if err == nil {
 		err = cmd.Wait()
 	}
-	status := s.parse(told.String())
-	s.Whole = err == nil && status == 200 && body.n == FileSize
-	s.Wrong = s.Whole && [sha256.Size]byte(body.Sum(nil)) != f.digest
+	status := parse(&s, told.String())
+	s.Whole = err == nil && status == 200 && body.Whole()
+	s.Wrong = s.Whole && !body.Is(f.digest)
 	if !s.Whole {
 		s.Err = strings.TrimSpace(firstLine(told.String()))
 		if err != nil && s.Err == "" {
@@ -79,7 +63,7 @@ func (f *fetcher) fetch(ctx context.Context, ns *kernel.Namespace, from netip.Ad
 }
 
 // parse reads the line of times.
-func (s *Sample) parse(told string) (status int) {
+func parse(s *fleet.Sample, told string) (status int) {
 	i := strings.LastIndex(told, "times ")
 	if i < 0 {
 		return 0
@@ -108,8 +92,8 @@ func Fetch(ctx context.Context, url string, body func([]byte) error) (string, er
 	if !ok || !ok2 || err != nil {
 		return "", errors.New("usage: ms-lab fetch http://ADDRESS:PORT/PATH")
 	}
-	ctx, cancel := context.WithTimeout(ctx, fetchLimit)
+	ctx, cancel := context.WithTimeout(ctx, fleet.FetchLimit)
 	defer cancel()
-	t, err := rawFetch(ctx, at, "/"+path, body)
-	return fmt.Sprintf("times %d %f %f\n", t.status, t.connect.Seconds(), t.total.Seconds()), err
+	t, err := fleet.Fetch(ctx, at, "/"+path, body)
+	return fmt.Sprintf("times %d %f %f\n", t.Status, t.Connect.Seconds(), t.Total.Seconds()), err
 }

@@ -3,15 +3,12 @@ package demo
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
+	"migrationsensor/examples/lab/fleet"
 	"migrationsensor/examples/lab/flood"
 )
-
-// FileSize is the paper's picture, 760 KB.
-const FileSize = 760 * 1024
 
 // Options are what can be chosen about a run.
 type Options struct {
@@ -34,21 +31,9 @@ type Options struct {
 
 // Check completes the options and refuses what can't work.
 func (o *Options) Check() error {
-	if o.Bin == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return err
-		}
-		o.Bin = filepath.Dir(self)
-	}
 	var err error
-	if o.Bin, err = filepath.Abs(o.Bin); err != nil {
+	if o.Bin, err = fleet.FindBin(o.Bin); err != nil {
 		return err
-	}
-	for _, name := range []string{"proxyd", "ms-agent"} {
-		if _, err := os.Stat(filepath.Join(o.Bin, name)); err != nil {
-			return fmt.Errorf("%w: build it with `make`, or say where it is with --bin", err)
-		}
 	}
 	if o.Rate < 1 || o.Rate > flood.MaxRate {
 		return fmt.Errorf("--rate %d: use 1 to %d packets/s", o.Rate, flood.MaxRate)
@@ -64,3 +49,13 @@ func (o *Options) Check() error {
 
 // threshold is where P1 takes the flood for one: well below it, far above peace.
 func (o *Options) threshold() int { return max(100, o.Rate/4) }
+
+// fleet is the paper's fleet under these conditions.
+func (o *Options) fleet() fleet.Config {
+	n := o.threshold()
+	return fleet.Config{
+		Bin: o.Bin, Logs: filepath.Join(o.Out, "demo-logs"),
+		RTT: o.RTT, Loss: o.Loss, LinkRate: o.LinkRate, Seed: o.Seed,
+		Edge: fleet.Edge{SYN: n, ICMP: n, UDP: n, Quiet: o.Quiet, Suspend: o.Suspend},
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"migrationsensor/examples/lab/figures"
+	"migrationsensor/examples/lab/fleet"
 )
 
 // report turns what happened into figures. What must hold for PASS has a goal; the plain client has
@@ -66,13 +67,13 @@ func expected(system, when string) bool {
 }
 
 // clientFigures are a client's in one phase: failures are in the shares, not in the times.
-func clientFigures(system, when string, samples []Sample) []figures.Figure {
+func clientFigures(system, when string, samples []fleet.Sample) []figures.Figure {
 	var connects, downloads []time.Duration
 	for _, s := range samples {
 		if s.Connected {
 			connects = append(connects, s.Connect)
 		}
-		if s.ok() {
+		if s.OK() {
 			downloads = append(downloads, s.Total)
 		}
 	}
@@ -137,7 +138,7 @@ func (r *run) moveDelay(system string) figures.Figure {
 			continue
 		}
 		for _, s := range c.view.samples {
-			if end := s.Start.Add(s.Total); s.ok() && !s.Start.Before(edge.since) {
+			if end := s.Start.Add(s.Total); s.OK() && !s.Start.Before(edge.since) {
 				f = figures.Times("move.delay", system, phaseFlood, []time.Duration{end.Sub(r.floodStart)})
 				return f.AtMost(float64(r.opts.Flood / time.Millisecond))
 			}

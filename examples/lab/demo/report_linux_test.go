@@ -4,12 +4,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"migrationsensor/examples/lab/fleet"
 )
 
 // good is a run in which everything went as it should.
 func goodRun() *run {
 	b := newBoard()
-	b.proxies = []*proxyView{{Name: "p1", Kind: "entry", proxyStatus: proxyStatus{Counts: map[string]uint64{"transfers": 1}}}}
+	b.proxies = []*proxyView{{Name: "p1", Kind: "entry", ProxyStatus: fleet.ProxyStatus{Counts: map[string]uint64{"transfers": 1}}}}
 	start := time.Now()
 	r := &run{opts: &Options{Kind: "syn", RTT: 15 * time.Millisecond, Flood: 10 * time.Second}, board: b, floodStart: start, back: true, clients: map[string]*client{}}
 	for i, system := range []string{"ms", "ms-each", "ms-fresh", "plain"} {
@@ -18,7 +20,7 @@ func goodRun() *run {
 		r.clients[system] = &client{view: v}
 		for _, when := range measured {
 			ok := system != "plain" || when != phaseFlood
-			v.samples = append(v.samples, Sample{When: when, Start: start.Add(3 * time.Second), Connected: ok, Whole: ok, Connect: 15 * time.Millisecond, Total: 90 * time.Millisecond})
+			v.samples = append(v.samples, fleet.Sample{When: when, Start: start.Add(3 * time.Second), Connected: ok, Whole: ok, Connect: 15 * time.Millisecond, Total: 90 * time.Millisecond})
 		}
 		if i < 3 {
 			b.edgesAt[system] = []edgeAt{{"p1", start.Add(-time.Minute)}, {"p2", start.Add(2 * time.Second)}}
@@ -64,7 +66,7 @@ func TestVerdictOfTheDemo(t *testing.T) {
 func TestPlainClientDoesNotDecide(t *testing.T) {
 	r := goodRun()
 	for i := range r.clients["plain"].view.samples {
-		r.clients["plain"].view.samples[i] = Sample{When: phaseFlood, Err: "timed out"}
+		r.clients["plain"].view.samples[i] = fleet.Sample{When: phaseFlood, Err: "timed out"}
 	}
 	if f := r.report(); !f.Decide(true) {
 		t.Errorf("%s: PASS must not depend on the plain client", summary(f, nil))

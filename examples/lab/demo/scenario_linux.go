@@ -6,13 +6,15 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"migrationsensor/examples/lab/fleet"
 )
 
 // run is one playing of the scenario.
 type run struct {
 	opts    *Options
 	board   *board
-	fleet   *fleet
+	fleet   *fleet.Fleet
 	clients map[string]*client
 	fetch   *fetcher
 	loops   sync.WaitGroup
@@ -26,24 +28,24 @@ type run struct {
 
 // play plays the scenario to its end. It returns after everything that it started has ended.
 func (r *run) play(ctx context.Context) (err error) {
-	r.fleet, err = newFleet(ctx, r.opts, r.board.say)
-	defer func() { err = errors.Join(err, r.fleet.close()) }()
+	r.fleet, err = fleet.New(ctx, r.opts.fleet(), r.board.say)
+	defer func() { err = errors.Join(err, r.fleet.Close()) }()
 	if err != nil {
 		return err
 	}
-	if r.fetch, err = newFetcher(r.fleet.origin.digest); err != nil {
+	if r.fetch, err = newFetcher(r.fleet.Origin.Digest); err != nil {
 		return err
 	}
-	r.clients = r.fleet.newClients(r.board)
+	r.clients = newClients(r.fleet, r.board)
 	ctx, cancel := context.WithCancel(ctx)
 	defer r.loops.Wait()
 	defer cancel()
-	r.loops.Go(func() { r.fleet.watch(ctx, r.board, r.clients) })
+	r.loops.Go(func() { watch(ctx, r.fleet, r.board, r.clients) })
 	for _, step := range []func(context.Context) error{r.prepare, r.peace, r.flood, r.comeBack, r.after} {
 		if err := step(ctx); err != nil {
 			return err
 		}
-		if err := r.fleet.healthy(); err != nil {
+		if err := r.fleet.Healthy(); err != nil {
 			return err
 		}
 	}
@@ -55,30 +57,30 @@ func (r *run) play(ctx context.Context) (err error) {
 func (r *run) prepare(ctx context.Context) error {
 	f := r.fleet
 	for _, name := range []string{"client", "each", "fresh"} {
-		if err := f.makeToken(ctx, name, "--role", "agent"); err != nil {
+		if err := f.AgentToken(ctx, name); err != nil {
 			return err
 		}
 	}
 	r.board.say("the agents join, each with its own token")
-	if err := errors.Join(f.startAgent("client", "warm"), f.startAgent("each", "each")); err != nil {
+	if err := errors.Join(f.StartAgent("client", "warm"), f.StartAgent("each", "each")); err != nil {
 		return err
 	}
 	for _, name := range []string{"client", "each"} {
-		if err := f.waitForAgent(ctx, name, 20*time.Second); err != nil {
+		if err := f.WaitForAgent(ctx, name, 20*time.Second); err != nil {
 			return err
 		}
 	}
-	if err := f.startAgent("fresh", "warm"); err != nil {
+	if err := f.StartAgent("fresh", "warm"); err != nil {
 		return err
 	}
-	if err := f.waitForAgent(ctx, "fresh", 20*time.Second); err != nil {
+	if err := f.WaitForAgent(ctx, "fresh", 20*time.Second); err != nil {
 		return err
 	}
-	if err := f.stopAgent(); err != nil {
+	if err := f.Stop("fresh"); err != nil {
 		return err
 	}
 	var err error
-	if r.strays, r.siteFetches, err = f.unprotected(ctx, r.fetch); err != nil {
+	if r.strays, r.siteFetches, err = unprotected(ctx, f, r.fetch); err != nil {
 		return err
 	}
 	r.board.say("%d fetches from an unprotected site: %d packets in the TUN", r.siteFetches, r.strays)
@@ -107,7 +109,7 @@ func (r *run) flood(ctx context.Context) error {
 	r.floodStart = r.board.enter(phaseFlood, fmt.Sprintf("flood: %d %s packets/s on P1", r.opts.Rate, r.opts.Kind))
 	ended := make(chan error, 1)
 	go func() {
-		told, err := r.fleet.attack(ctx)
+		told, err := r.fleet.Attack(ctx, r.opts.attack())
 		r.floodEnd = time.Now()
 		if err == nil {
 			r.board.say("the flood is over: %s", told)
@@ -127,7 +129,7 @@ func (r *run) noticed() (time.Time, bool) {
 
 func (r *run) duringFlood(ctx context.Context) error {
 	f := r.fleet
-	err := wait(ctx, r.opts.Flood, "P1 notices the flood", f.children, func() (bool, error) {
+	err := fleet.Wait(ctx, r.opts.Flood, "P1 notices the flood", f.Children(), func() (bool, error) {
 		_, ok := r.noticed()
 		return ok, fmt.Errorf("it is %q", r.board.state("p1"))
 	})
@@ -136,14 +138,14 @@ func (r *run) duringFlood(ctx context.Context) error {
 	}
 	began := time.Now()
 	r.board.say("a fresh agent starts; all it knows is P1, which has not seen it since it was well")
-	if err := f.startAgent("fresh", "warm"); err != nil {
+	if err := f.StartAgent("fresh", "warm"); err != nil {
 		return err
 	}
 	var both sync.WaitGroup
 	var scanErr, freshErr error
 	both.Go(func() { scanErr = r.scan(ctx, phaseFlood) })
 	both.Go(func() {
-		if freshErr = f.waitForAgent(ctx, "fresh", 30*time.Second); freshErr == nil {
+		if freshErr = f.WaitForAgent(ctx, "fresh", 30*time.Second); freshErr == nil {
 			r.freshReady = time.Since(began)
 			r.loop(ctx, "ms-fresh")
 		}
@@ -155,7 +157,7 @@ func (r *run) duringFlood(ctx context.Context) error {
 // comeBack waits until P1 has seen enough quiet.
 func (r *run) comeBack(ctx context.Context) error {
 	r.board.enter(phaseReturn, "the flood is over: P1 waits for quiet")
-	err := wait(ctx, r.opts.Quiet+r.opts.Suspend+10*time.Second, "P1 comes back", r.fleet.children, func() (bool, error) {
+	err := fleet.Wait(ctx, r.opts.Quiet+r.opts.Suspend+10*time.Second, "P1 comes back", r.fleet.Children(), func() (bool, error) {
 		state := r.board.state("p1")
 		return state == "active", fmt.Errorf("it is %q", state)
 	})
@@ -173,7 +175,7 @@ func (r *run) after(ctx context.Context) error {
 }
 
 func (r *run) scan(ctx context.Context, when string) error {
-	s, err := r.fleet.scan(ctx, r.board, when)
+	s, err := scanAll(ctx, r.fleet, r.board, when)
 	if err == nil {
 		r.scans = append(r.scans, s)
 	}

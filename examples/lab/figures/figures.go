@@ -55,15 +55,16 @@ type Figure struct {
 	Skipped  string            `json:"skipped,omitempty"`
 }
 
-// Spread says how samples lie.
+// Spread says how samples lie. A publication gives less than a run of ours: what it does not give is
+// zero here and absent in the file.
 type Spread struct {
 	Mean float64 `json:"mean"`
 	SD   float64 `json:"sd"`
 	P50  float64 `json:"p50"`
-	P95  float64 `json:"p95"`
-	P99  float64 `json:"p99"`
-	Min  float64 `json:"min"`
-	Max  float64 `json:"max"`
+	P95  float64 `json:"p95,omitzero"`
+	P99  float64 `json:"p99,omitzero"`
+	Min  float64 `json:"min,omitzero"`
+	Max  float64 `json:"max,omitzero"`
 }
 
 // Baseline is what a figure is compared with.
@@ -129,6 +130,20 @@ func Times(id, system, when string, samples []time.Duration) Figure {
 	return f
 }
 
+// Published is a time that a publication gives, with its number of samples; what it does not say is
+// left out.
+func Published(id, when, unit string, n int, mean, median, sd float64) Figure {
+	return Figure{
+		ID: id, System: "published", When: when, Unit: unit, N: n,
+		Value: &median, Spread: &Spread{Mean: mean, SD: sd, P50: median},
+	}
+}
+
+// PublishedShare is a share that a publication gives; n is 0 where it does not say of how many.
+func PublishedShare(id, when string, n int, share float64) Figure {
+	return Figure{ID: id, System: "published", When: when, Unit: "share", N: n, Value: &share}
+}
+
 // Share is how many of n succeeded, from 0 to 1.
 func Share(id, system, when string, succeeded, n int) Figure {
 	f := Figure{ID: id, System: system, When: when, Unit: "share", N: n}
@@ -166,20 +181,26 @@ func (f Figure) Against(base Figure) Figure {
 
 // AtMost sets the goal value <= limit. A figure without a value does not meet it.
 func (f Figure) AtMost(limit float64) Figure {
-	return f.want(fmt.Sprintf("value <= %g", limit), f.Value != nil && *f.Value <= limit)
+	return f.Want(fmt.Sprintf("value <= %g", limit), f.Value != nil && *f.Value <= limit)
 }
 
 // AtLeast sets the goal value >= limit.
 func (f Figure) AtLeast(limit float64) Figure {
-	return f.want(fmt.Sprintf("value >= %g", limit), f.Value != nil && *f.Value >= limit)
+	return f.Want(fmt.Sprintf("value >= %g", limit), f.Value != nil && *f.Value >= limit)
 }
 
 // RatioAtMost sets the goal ratio <= limit against the baseline.
 func (f Figure) RatioAtMost(limit float64) Figure {
-	return f.want(fmt.Sprintf("ratio <= %g", limit), f.Baseline != nil && f.Baseline.Ratio <= limit)
+	return f.Want(fmt.Sprintf("ratio <= %g", limit), f.Baseline != nil && f.Baseline.Ratio <= limit)
 }
 
-func (f Figure) want(goal string, meets bool) Figure {
+// MaxAtMost sets the goal max <= limit: no sample may be above it.
+func (f Figure) MaxAtMost(limit float64) Figure {
+	return f.Want(fmt.Sprintf("max <= %g", limit), f.Spread != nil && f.Max <= limit)
+}
+
+// Want sets a goal in words of its own.
+func (f Figure) Want(goal string, meets bool) Figure {
 	f.Goal, f.Meets = goal, &meets
 	return f
 }
@@ -236,7 +257,7 @@ func (f Figure) Line() string {
 		return s + "  not run: " + f.Skipped
 	}
 	most := ""
-	if f.Spread != nil {
+	if f.Spread != nil && f.Max > 0 {
 		most = f.number(f.Max)
 	}
 	s += fmt.Sprintf(" %7d %10s %10s %10s", f.N, f.Text(), f.P95Text(), most)
@@ -259,7 +280,7 @@ func (f Figure) Text() string {
 
 // P95Text is the 95th percentile with its unit, or nothing.
 func (f Figure) P95Text() string {
-	if f.Spread == nil {
+	if f.Spread == nil || f.P95 == 0 {
 		return ""
 	}
 	return f.number(f.P95)

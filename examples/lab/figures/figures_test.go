@@ -95,3 +95,29 @@ func TestFileHasTheShape(t *testing.T) {
 		t.Errorf("table (%v):\n%s", err, table.String())
 	}
 }
+
+func TestPublishedFigureHasOnlyWhatThePublicationGives(t *testing.T) {
+	f := Published("connect", "peace", "ms", 1000, 47.4, 45.6, 9.9)
+	b, err := json.Marshal(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"id":"connect","system":"published","when":"peace","unit":"ms","n":1000,"value":45.6,"mean":47.4,"sd":9.9,"p50":45.6}`
+	if string(b) != want {
+		t.Errorf("got  %s\nwant %s", b, want)
+	}
+	if line := f.Line(); strings.Contains(line, "0.0 ms") {
+		t.Errorf("what is not given is shown as zero: %s", line)
+	}
+	share := PublishedShare("success.connect", "flood", 0, 0.024)
+	if b, err = json.Marshal(share); err != nil || string(b) != `{"id":"success.connect","system":"published","when":"flood","unit":"share","value":0.024}` {
+		t.Errorf("%v: %s", err, b)
+	}
+}
+
+func TestGoalOfTheSlowest(t *testing.T) {
+	f := Times("detect.delay", "ms", "flood", []time.Duration{900 * time.Millisecond, 1001 * time.Millisecond})
+	if *f.MaxAtMost(1000).Meets || !*f.MaxAtMost(1001).Meets || *Times("x", "", "", nil).MaxAtMost(1).Meets {
+		t.Error("one sample above the limit, or none at all, meets it")
+	}
+}

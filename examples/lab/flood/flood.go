@@ -54,6 +54,8 @@ type Result struct {
 	Skipped int     `json:"skipped"` // due, but the machine was too slow to send them in time
 	Failed  int     `json:"failed"`  // the kernel did not take them
 	Seconds float64 `json:"seconds"`
+
+	First time.Time `json:"first"` // when the first packet was sent
 }
 
 // Rate is the packets per second that were sent.

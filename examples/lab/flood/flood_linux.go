@@ -64,6 +64,9 @@ func send(ctx context.Context, c Config, port *frame.Port) (r Result, err error)
 			p.skipped++
 			continue
 		}
+		if p.sent == 0 {
+			r.First = time.Now()
+		}
 		p.sent += sent
 	}
 	r.Sent, r.Skipped, r.Seconds = p.sent, p.skipped-r.Failed, time.Since(start).Seconds()

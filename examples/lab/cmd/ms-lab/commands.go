@@ -15,6 +15,7 @@ import (
 	"migrationsensor/examples/lab/flood"
 	"migrationsensor/examples/lab/kernel"
 	"migrationsensor/examples/lab/scan"
+	"migrationsensor/examples/lab/tables"
 )
 
 // worldFlags are what every command that makes a world can be told.
@@ -190,4 +191,26 @@ func (c *fetchCmd) Run(ctx context.Context) error {
 		os.Exit(7) // curl's number for a connection that failed
 	}
 	return nil
+}
+
+type paperCmd struct {
+	worldFlags
+	N int `short:"n" help:"Rounds of each table; the paper's number is 1000 (default: what ends within ten minutes)."`
+}
+
+func (c *paperCmd) Run(ctx context.Context) error {
+	if err := kernel.Enter(); err != nil {
+		return err
+	}
+	o := c.options()
+	t := tables.Options{
+		Bin: o.Bin, Out: o.Out, RTT: o.RTT, Loss: o.Loss, LinkRate: o.LinkRate, Seed: o.Seed, N: c.N, Command: "make bench-paper",
+	}
+	if c.N > 0 {
+		t.Command = fmt.Sprintf("N=%d make bench-paper", c.N)
+	}
+	if os.Getenv("BENCH") == "quick" {
+		t.Quick, t.Command = true, "BENCH=quick "+t.Command
+	}
+	return tables.Run(ctx, t, os.Stdout)
 }

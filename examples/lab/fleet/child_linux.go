@@ -1,4 +1,4 @@
-package demo
+package fleet
 
 import (
 	"bytes"
@@ -15,26 +15,27 @@ import (
 	"migrationsensor/examples/lab/kernel"
 )
 
-// child is a program of ours that runs in a namespace until the run ends. Its output goes to a
+// Child is a program of ours that runs in a namespace until the run ends. Its output goes to a
 // log file that stays.
-type child struct {
+type Child struct {
 	name  string
-	paths paths
+	paths Paths
 	cmd   *exec.Cmd
 	done  chan struct{} // closed when it ended
 	err   error         // valid after done
 }
 
-// start starts a program; it is an error later if it ends before stop.
-func start(ns *kernel.Namespace, name string, p paths, program string, args ...string) (*child, error) {
-	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+// Start starts a program; it is an error later if it ends before Stop.
+func Start(ns *kernel.Namespace, name string, p Paths, program string, args ...string) (*Child, error) {
+	log, err := os.OpenFile(p.Log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
 	fmt.Fprintf(log, "# %s %s\n", filepath.Base(program), strings.Join(args, " "))
-	c := &child{name: name, paths: p, cmd: exec.Command(program, args...), done: make(chan struct{})}
+	c := &Child{name: name, paths: p, cmd: exec.Command(program, args...), done: make(chan struct{})}
 	c.cmd.Stdout, c.cmd.Stderr = log, log
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's Ctrl-C is for us, who stop it in order
 	if err := ns.Start(c.cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
@@ -45,19 +46,19 @@ func start(ns *kernel.Namespace, name string, p paths, program string, args ...s
 	return c, nil
 }
 
-// ended reports whether the program has ended, which it should not by itself.
-func (c *child) ended() error {
+// Ended reports whether the program has ended, which it should not by itself.
+func (c *Child) Ended() error {
 	select {
 	case <-c.done:
-		return fmt.Errorf("%s ended by itself (%v); the end of %s:\n%s", c.name, c.err, c.paths.log, tail(c.paths.log, 12))
+		return fmt.Errorf("%s ended by itself (%v); the end of %s:\n%s", c.name, c.err, c.paths.Log, tail(c.paths.Log, 12))
 	default:
 		return nil
 	}
 }
 
-// stop asks the program to end and kills it after limit.
-func (c *child) stop(limit time.Duration) error {
-	if c.ended() != nil {
+// Stop asks the program to end and kills it after limit.
+func (c *Child) Stop(limit time.Duration) error {
+	if c.Ended() != nil {
 		return nil
 	}
 	if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -73,13 +74,13 @@ func (c *child) stop(limit time.Duration) error {
 	}
 }
 
-// runOnce runs a program to its end and returns what it printed; its failure carries that too.
-func runOnce(ctx context.Context, ns *kernel.Namespace, p paths, program string, args ...string) (string, error) {
+// RunOnce runs a program to its end and returns what it printed; its failure carries that too.
+func RunOnce(ctx context.Context, ns *kernel.Namespace, p Paths, program string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	out, err := ns.Output(ctx, program, args...)
 	line := fmt.Sprintf("# %s %s\n%s\n", filepath.Base(program), strings.Join(args, " "), out)
-	if log, openErr := os.OpenFile(p.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644); openErr == nil {
+	if log, openErr := os.OpenFile(p.Log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644); openErr == nil {
 		_, _ = log.WriteString(line)
 		log.Close()
 	}
@@ -99,8 +100,9 @@ func tail(file string, lines int) string {
 	return "  " + string(bytes.Join(all[max(0, len(all)-lines):], []byte("\n  ")))
 }
 
-// wait waits until ok, at most for limit. The children of f must live meanwhile.
-func wait(ctx context.Context, limit time.Duration, what string, living []*child, ok func() (bool, error)) error {
+// Wait waits until ok, at most for limit; living must live meanwhile. The error that ok returns with
+// false is told if the time runs out.
+func Wait(ctx context.Context, limit time.Duration, what string, living []*Child, ok func() (bool, error)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not within %v", limit))
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -113,7 +115,7 @@ func wait(ctx context.Context, limit time.Duration, what string, living []*child
 		}
 		last = err
 		for _, c := range living {
-			if err := c.ended(); err != nil {
+			if err := c.Ended(); err != nil {
 				return fmt.Errorf("%s: %w", what, err)
 			}
 		}

@@ -1,4 +1,4 @@
-package demo
+package fleet
 
 import (
 	"crypto/sha256"
@@ -13,19 +13,20 @@ import (
 	"migrationsensor/examples/lab/kernel"
 )
 
-// origin is the protected server, unmodified: HTTP with the file, and echo. The site is a server
+// Origin is the protected server, unmodified: HTTP with the file, and echo. The site is a server
 // of the same kind that nobody protects.
-type origin struct {
+type Origin struct {
 	file      []byte
-	digest    [sha256.Size]byte
+	Digest    [sha256.Size]byte
 	listeners []net.Listener
 }
 
-func serveOrigin(w *lab.World) (*origin, error) {
-	o := &origin{file: make([]byte, FileSize)}
+// ServeOrigin serves both; Close ends it.
+func ServeOrigin(w *lab.World) (*Origin, error) {
+	o := &Origin{file: make([]byte, FileSize)}
 	seed := [32]byte{'7', '6', '0', 'K', 'B'}
 	rand.NewChaCha8(seed).Read(o.file)
-	o.digest = sha256.Sum256(o.file)
+	o.Digest = sha256.Sum256(o.file)
 	web4, web6 := lab.BackOrigin.Port(lab.OriginWeb)
 	echo4, echo6 := lab.BackOrigin.Port(lab.OriginEcho)
 	site4, site6 := lab.Site.Port(lab.WebPort)
@@ -40,7 +41,7 @@ func serveOrigin(w *lab.World) (*origin, error) {
 	} {
 		l, err := s.ns.Listen("tcp", s.at)
 		if err != nil {
-			return o, errors.Join(err, o.close())
+			return o, errors.Join(err, o.Close())
 		}
 		o.listeners = append(o.listeners, l)
 		go s.serve(l)
@@ -48,7 +49,10 @@ func serveOrigin(w *lab.World) (*origin, error) {
 	return o, nil
 }
 
-func (o *origin) serveWeb(l net.Listener) {
+// File is what it serves.
+func (o *Origin) File() []byte { return o.file }
+
+func (o *Origin) serveWeb(l net.Listener) {
 	_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/octet-stream")
 		w.Header().Set("Content-Length", strconv.Itoa(len(o.file)))
@@ -69,7 +73,8 @@ func serveEcho(l net.Listener) {
 	}
 }
 
-func (o *origin) close() error {
+// Close ends the servers.
+func (o *Origin) Close() error {
 	var errs []error
 	for _, l := range o.listeners {
 		errs = append(errs, l.Close())

@@ -1,4 +1,4 @@
-package demo
+package fleet
 
 import (
 	"context"
@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// proxyStatus is what the demo reads of `proxyd status --json`.
-type proxyStatus struct {
+// ProxyStatus is what the lab reads of `proxyd status --json`.
+type ProxyStatus struct {
 	State   string
 	Since   time.Time
 	Why     string
@@ -26,8 +26,8 @@ type proxyStatus struct {
 	}
 }
 
-// agentStatus is what the demo reads of `ms-agent status --json`.
-type agentStatus struct {
+// AgentStatus is what the lab reads of `ms-agent status --json`.
+type AgentStatus struct {
 	State string
 	Why   string
 	Edge  *struct {
@@ -42,8 +42,8 @@ type agentStatus struct {
 	}
 }
 
-// control speaks HTTP on a control socket.
-func control(ctx context.Context, socket, method, path string, into any) error {
+// Control speaks HTTP on a control socket.
+func Control(ctx context.Context, socket, method, path string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	client := http.Client{Transport: &http.Transport{

@@ -1,0 +1,215 @@
+package fleet
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"migrationsensor/examples/lab"
+)
+
+// FileSize is the paper's picture, 760 KB.
+const FileSize = 760 * 1024
+
+// Config says what a fleet is made of.
+type Config struct {
+	Bin  string // where proxyd and ms-agent are; see FindBin
+	Lab  string // a program with ms-lab's commands; empty is this one
+	Logs string // every program's output; emptied first
+
+	RTT      time.Duration
+	Loss     float64
+	LinkRate float64 // bits per second, 0 = no limit
+	Seed     uint64
+
+	Nodes    []Node    // none: P1 entry, P2 and P3 hidden
+	Services []Service // none: web and echo
+	Edge     Edge      // how the edges begin
+}
+
+// Node is one of the fleet's edges.
+type Node struct{ Name, Kind string }
+
+// DefaultNodes are the paper's: P1 is known, the others are not.
+func DefaultNodes() []Node { return []Node{{"p1", "entry"}, {"p2", "hidden"}, {"p3", "hidden"}} }
+
+// Service is a port of the entries that leads to a port of the origin.
+type Service struct {
+	Name         string
+	Port, Origin uint16
+}
+
+// DefaultServices are the web service and the same origin's echo.
+func DefaultServices() []Service {
+	return []Service{{"web", lab.WebPort, lab.OriginWeb}, {"echo", lab.EchoPort, lab.OriginEcho}}
+}
+
+// Edge is an edge's own settings: thresholds in packets/s, times, and the SYN Checker's p (0 is 1).
+type Edge struct {
+	SYN, ICMP, UDP int
+	Quiet, Suspend time.Duration
+	P              float64
+}
+
+// fill puts in what was left out.
+func (c *Config) fill() error {
+	if len(c.Nodes) == 0 {
+		c.Nodes = DefaultNodes()
+	}
+	if len(c.Services) == 0 {
+		c.Services = DefaultServices()
+	}
+	if c.Lab == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		c.Lab = self
+	}
+	return nil
+}
+
+// FindBin returns the folder that holds proxyd and ms-agent: the given one, or this program's own.
+func FindBin(dir string) (string, error) {
+	if dir == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return "", err
+		}
+		dir = filepath.Dir(self)
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	for _, name := range []string{"proxyd", "ms-agent"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			return "", fmt.Errorf("%w: build it with `make`, or say where it is with --bin", err)
+		}
+	}
+	return dir, nil
+}
+
+// Paths of one program's files.
+type Paths struct{ Config, State, Socket, Log string }
+
+// dirs are where a run keeps its files: work vanishes with the sandbox, logs stay.
+type dirs struct{ work, logs string }
+
+func (d dirs) of(name string) Paths {
+	return Paths{
+		Config: filepath.Join(d.work, name+".toml"),
+		State:  filepath.Join(d.work, name),
+		Socket: filepath.Join(d.work, name+".sock"),
+		Log:    filepath.Join(d.logs, name+".log"),
+	}
+}
+
+func (d dirs) token(name string) string { return filepath.Join(d.work, name+".token") }
+
+// place is where a node is.
+type place struct {
+	public, public6 netip.Addr
+	backplane       netip.AddrPort
+}
+
+func placeOf(name string) place {
+	p, b := lab.P1, lab.BackP1
+	switch name {
+	case "p2":
+		p, b = lab.P2, lab.BackP2
+	case "p3":
+		p, b = lab.P3, lab.BackP3
+	}
+	back, _ := b.Port(lab.PeerPort)
+	return place{p.V4, p.V6, back}
+}
+
+// signConfig declares the fleet: services, at every entry's addresses, and all nodes.
+func signConfig(p Paths, c Config) string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "fleet = \"lab\"\nstate = %q\nsocket = %q\n", p.State, p.Socket)
+	for _, x := range c.Services {
+		origin, _ := lab.BackOrigin.Port(x.Origin)
+		fmt.Fprintf(&s, "\n[[service]]\nname = %q\npublic = [%s]\norigin = %q\n", x.Name, c.publics(x.Port), origin)
+	}
+	back, _ := lab.BackSign.Port(lab.PeerPort)
+	fmt.Fprintf(&s, "\n[[node]]\nname = \"sign\"\nkind = \"signer\"\nbackplane = %q\n", back)
+	for _, n := range c.Nodes {
+		at := placeOf(n.Name)
+		var others []string
+		for _, o := range c.Nodes {
+			if o.Name != n.Name {
+				others = append(others, fmt.Sprintf("%q", o.Name))
+			}
+		}
+		fmt.Fprintf(&s, "\n[[node]]\nname = %q\nkind = %q\npublic = [%q, %q]\nlink_port = %d\nbackplane = %q\nneighbours = [%s]\n",
+			n.Name, n.Kind, at.public, at.public6, lab.LinkPort, at.backplane, strings.Join(others, ", "))
+	}
+	return s.String()
+}
+
+// publics are a service's addresses: a port of every entry, in both families.
+func (c Config) publics(port uint16) string {
+	var all []string
+	for _, n := range c.Nodes {
+		if n.Kind == "entry" {
+			at := placeOf(n.Name)
+			all = append(all, fmt.Sprintf("%q, %q", netip.AddrPortFrom(at.public, port), netip.AddrPortFrom(at.public6, port)))
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+// edgeConfig is an edge's own settings.
+func edgeConfig(p Paths, e Edge) string {
+	share := e.P
+	if share == 0 {
+		share = 1
+	}
+	return fmt.Sprintf(`state = %q
+socket = %q
+interface = %q
+log_level = "debug"
+
+[detector]
+interval = "1s"
+[detector.threshold]
+all = 0
+syn = %d
+icmp = %d
+udp = %d
+
+[attack]
+quiet = %q
+suspend_after = %q
+
+[syn_checker]
+p = %g
+`, p.State, p.Socket, lab.Uplink, e.SYN, e.ICMP, e.UDP, e.Quiet, e.Suspend, share)
+}
+
+// agentConfig is an agent's settings; probe is "warm" or "each".
+func agentConfig(p Paths, probe string) string {
+	return fmt.Sprintf("state = %q\nsocket = %q\nprobe = %q\nlog_level = \"debug\"\nlog_format = \"text\"\n", p.State, p.Socket, probe)
+}
+
+// NameOf gives the name of the proxy at an address, with or without a port.
+func NameOf(addr string) string {
+	host := addr
+	if i := strings.LastIndex(addr, ":"); i >= 0 && (strings.Count(addr, ":") == 1 || strings.HasPrefix(addr, "[")) {
+		host = strings.Trim(addr[:i], "[]")
+	}
+	switch host {
+	case lab.P1.V4.String(), lab.P1.V6.String():
+		return "p1"
+	case lab.P2.V4.String(), lab.P2.V6.String():
+		return "p2"
+	case lab.P3.V4.String(), lab.P3.V6.String():
+		return "p3"
+	}
+	return addr
+}

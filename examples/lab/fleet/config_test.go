@@ -1,0 +1,45 @@
+package fleet
+
+import (
+	"strings"
+	"testing"
+
+	"migrationsensor/proxyd"
+)
+
+func TestNamesOfAddresses(t *testing.T) {
+	for addr, want := range map[string]string{
+		"198.18.72.11": "p1", "198.18.72.93:7443": "p2", "[2001:2:0:72::171]:7443": "p3", "2001:2:0:72::93": "p2", "198.18.72.1:80": "198.18.72.1:80",
+	} {
+		if got := NameOf(addr); got != want {
+			t.Errorf("%s is %q, want %q", addr, got, want)
+		}
+	}
+}
+
+// TestConfigurationsAreProxyds holds that proxyd takes what is written for it, with one entry and with
+// two, and that a service is at every entry.
+func TestConfigurationsAreProxyds(t *testing.T) {
+	p := dirs{work: "/run/x", logs: "/tmp"}.of("sign")
+	for publics, nodes := range map[int][]Node{
+		2: DefaultNodes(),
+		4: {{"p1", "entry"}, {"p2", "entry"}, {"p3", "hidden"}},
+	} {
+		text := signConfig(p, Config{Nodes: nodes, Services: DefaultServices()})
+		c, err := proxyd.ParseConfig("sign.toml", []byte(text))
+		if err != nil {
+			t.Fatalf("%v\n%s", err, text)
+		}
+		if len(c.Services) != 2 || len(c.Services[0].Public) != publics || len(c.Nodes) != 4 {
+			t.Errorf("%d nodes, services %v, want 4 nodes and each service at %d addresses", len(c.Nodes), c.Services, publics)
+		}
+	}
+	text := edgeConfig(p, Edge{SYN: 250, ICMP: 300, Quiet: 2e9, Suspend: 3e9, P: 0.25})
+	c, err := proxyd.ParseConfig("p1.toml", []byte(text))
+	if err != nil || c.SYNChecker.P != 0.25 || c.Detector.Threshold.SYN != 250 || c.Detector.Threshold.UDP != 0 {
+		t.Errorf("%v: %+v\n%s", err, c, text)
+	}
+	if !strings.Contains(edgeConfig(p, Edge{Quiet: 1e9, Suspend: 1e9}), "p = 1\n") {
+		t.Error("without a p the SYN Checker would answer nobody")
+	}
+}
