@@ -36,6 +36,8 @@ type Host struct {
 	Kernel string `json:"kernel"`
 	CPUs   int    `json:"cpus"`
 	World  string `json:"world"` // kernel or memory
+	// Congestion is the TCP congestion control of the lab's machines, where it matters to a figure.
+	Congestion string `json:"congestion,omitempty"`
 }
 
 // Figure is one figure. ID, System, When and Labels together name it. Counts and shares have only

@@ -189,6 +189,17 @@ func CheckInside() error {
 	return nil
 }
 
+// Congestion is the TCP congestion control of the namespace: cubic where the host lets a namespace have it, else the
+// host's own.
+func (n *Namespace) Congestion() (name string, err error) {
+	err = n.Do(func() error {
+		b, err := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control")
+		name = strings.TrimSpace(string(b))
+		return err
+	})
+	return name, err
+}
+
 func setSysctls(extra map[string]string) error {
 	all := map[string]string{
 		"core/somaxconn": "4096",
@@ -225,7 +236,8 @@ func setSysctls(extra map[string]string) error {
 	maps.Copy(all, extra)
 	for k, v := range all {
 		err := os.WriteFile("/proc/sys/net/"+k, []byte(v), 0)
-		// Some settings are not a namespace's own on older kernels or without root.
+		// Some settings are not a namespace's own on older kernels or without root; cubic is refused where the host
+		// does not allow it to everybody, and Congestion tells what there is instead.
 		if err == nil || errors.Is(err, fs.ErrNotExist) || k == "ipv4/tcp_congestion_control" {
 			continue
 		}

@@ -78,6 +78,9 @@ func (r *run) floodOnce(ctx context.Context, g group) (err error) {
 	if err := r.trials(ctx, g); err != nil {
 		return err
 	}
+	if err := r.countTrips(ctx, r.floodWays(g), floodTripCells()); err != nil {
+		return err
+	}
 	select {
 	case err := <-failed:
 		return err
@@ -203,14 +206,14 @@ func (r *run) floodWays(g group) (ways []way) {
 		case "paper":
 			x.fetch = s.over(w.Plain, s.paperAt[c.Dest], dial)
 			if c.Dest == "p1" {
-				x.fetch = s.over(w.Plain, lab.PaperAttacked.V4, impatient(s.dialPaper, r.sizes.patience))
+				x.fetch = s.over(w.Plain, lab.PaperAttacked.V4, impatient(s.dialTransferred, r.sizes.patience))
 			}
 		case "ms-each":
-			x.fetch, x.before = s.over(w.Each, s.msAt[c.Dest], dial), forget("each")
+			x.ns, x.fetch, x.before = w.Each, s.over(w.Each, s.msAt[c.Dest], dial), forget("each")
 		case "msfresh":
-			x.fetch, x.before = s.over(w.Fresh, s.msAt[c.Dest], dial), forget("fresh")
+			x.ns, x.fetch, x.before = w.Fresh, s.over(w.Fresh, s.msAt[c.Dest], dial), forget("fresh")
 		case "msremembers":
-			x.fetch = s.over(w.Client, s.msAt[c.Dest], dial)
+			x.ns, x.fetch = w.Client, s.over(w.Client, s.msAt[c.Dest], dial)
 		}
 		ways = append(ways, x)
 	}

@@ -25,10 +25,14 @@ func Print(w io.Writer, file *figures.File, assumed []string) error {
 	t.peaceTable("Table 4 (§6.3)  760 KB over ssh, in peace; ms", "download_760k", "ssh")
 	t.peaceTable("               760 KB over HTTP, in peace; ms (not in the paper)", "download_760k", "http")
 	t.table5()
+	t.trips()
 	t.detection()
 	t.line("Assumed where the paper says nothing:")
 	for _, a := range assumptions(assumed) {
 		t.line("  %s", a)
+	}
+	if c := file.Host.Congestion; c != "" {
+		t.line("TCP congestion control of all machines in the lab: %s", c)
 	}
 	t.goals()
 	_, err := io.WriteString(w, t.b.String())

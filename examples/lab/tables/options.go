@@ -63,18 +63,19 @@ type sizes struct {
 	spread      time.Duration
 	spell       time.Duration // of a flood, and of a peace beside it
 	groups      []group       // floods of Table 5
+	trips       int           // connections of each system whose round trips are counted
 }
 
 // The default ends within ten minutes on two cores, the quick one within a minute.
 func (o *Options) sizes() sizes {
 	s := sizes{
 		warmUp: 5, warmUpSSH: 1, unprotected: 60, http: 100, ssh: 25, trials: 24, waiting: 4, spells: 20,
-		patience: fleet.ConnectLimit, spread: time.Second, spell: 1200 * time.Millisecond, groups: groups(),
+		patience: fleet.ConnectLimit, spread: time.Second, spell: 1200 * time.Millisecond, groups: groups(), trips: 5,
 	}
 	if o.Quick {
 		s = sizes{
 			warmUp: 1, unprotected: 4, http: 4, ssh: 2, trials: 2, waiting: 1, spells: 3,
-			patience: max(250*time.Millisecond, 10*o.RTT), spread: 100 * time.Millisecond, spell: 1100 * time.Millisecond, groups: groups(),
+			patience: max(250*time.Millisecond, 10*o.RTT), spread: 100 * time.Millisecond, spell: 1100 * time.Millisecond, groups: groups(), trips: 3,
 		}
 	}
 	if o.N > 0 {

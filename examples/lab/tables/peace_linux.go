@@ -2,9 +2,12 @@ package tables
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"migrationsensor/examples/lab"
 	"migrationsensor/examples/lab/fleet"
@@ -15,6 +18,7 @@ import (
 // way is how one cell's trials are made: one fetch, by a new connection.
 type way struct {
 	cell
+	ns    *kernel.Namespace // the client's
 	fetch func(context.Context) fleet.Sample
 
 	before, after func(context.Context) error // outside the measurement; may be nil
@@ -122,11 +126,15 @@ func (r *run) peaceHTTP(ctx context.Context) error {
 	fresh := cell{When: peace, System: "ms", Dest: "p1", App: "http", Memory: "fresh"}
 	ways = append(ways, way{
 		cell:   fresh,
+		ns:     s.World.Fresh,
 		fetch:  s.over(s.World.Fresh, s.msAt["p1"], fleet.Dial),
 		before: func(ctx context.Context) error { return s.Forget(ctx, "fresh") },
 		after:  func(ctx context.Context) error { return s.WaitForAgent(ctx, "fresh", 10*time.Second) },
 	})
-	return r.measure(ctx, partHTTP, r.sizes.warmUp, r.sizes.http, ways)
+	if err := r.measure(ctx, partHTTP, r.sizes.warmUp, r.sizes.http, ways); err != nil {
+		return err
+	}
+	return r.countTrips(ctx, ways, tripCells())
 }
 
 // over fetches over HTTP.
@@ -141,23 +149,37 @@ func (s *stage) dialPaper(ctx context.Context, to netip.AddrPort) (int, error) {
 	return fd, err
 }
 
+// dialTransferred is the paper's client when P1 is attacked: a connection that it was not sent on with was answered by
+// the SYN Checker, and leads nowhere.
+func (s *stage) dialTransferred(ctx context.Context, to netip.AddrPort) (int, error) {
+	fd, told, err := paper.Dial(ctx, to, s.assumed)
+	if err == nil && !told.Transferred {
+		return -1, errors.Join(errors.New("the notification came too late: connected to the attacked P1"), unix.Close(fd))
+	}
+	return fd, err
+}
+
 // httpWays are the systems in peace.
 func (r *run) httpWays() (ways []way) {
 	s := r.stage
 	w := s.World
-	ways = append(ways, way{cell: cell{When: peace, System: "direct", Dest: "site", App: "http"}, fetch: s.over(w.Plain, lab.Site.V4, fleet.Dial)})
+	ways = append(ways, way{cell: cell{When: peace, System: "direct", Dest: "site", App: "http"}, ns: w.Plain, fetch: s.over(w.Plain, lab.Site.V4, fleet.Dial)})
 	for _, dest := range []string{"p1", "p2"} {
 		paperDial := fleet.Dial
 		if dest == "p1" {
 			paperDial = s.dialPaper
 		}
-		for system, fetch := range map[string]func(context.Context) fleet.Sample{
-			"plain":   s.over(w.Plain, s.plainAt[dest], fleet.Dial),
-			"paper":   s.over(w.Plain, s.paperAt[dest], paperDial),
-			"ms-each": s.over(w.Each, s.msAt[dest], fleet.Dial),
-			"ms":      s.over(w.Client, s.msAt[dest], fleet.Dial),
+		for _, x := range []struct {
+			system string
+			ns     *kernel.Namespace
+			at     netip.Addr
+			dial   fleet.Dialer
+		}{
+			{"plain", w.Plain, s.plainAt[dest], fleet.Dial}, {"paper", w.Plain, s.paperAt[dest], paperDial},
+			{"ms-each", w.Each, s.msAt[dest], fleet.Dial}, {"ms", w.Client, s.msAt[dest], fleet.Dial},
 		} {
-			ways = append(ways, way{cell: cell{When: peace, System: system, Dest: dest, App: "http"}, fetch: fetch})
+			c := cell{When: peace, System: x.system, Dest: dest, App: "http"}
+			ways = append(ways, way{cell: c, ns: x.ns, fetch: s.over(x.ns, x.at, x.dial)})
 		}
 	}
 	return ways

@@ -63,6 +63,9 @@ func (r *run) play(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if r.congestion, err = r.stage.World.P1.Congestion(); err != nil {
+		return err
+	}
 	r.progress.finish(partWorld)
 	for _, step := range []struct {
 		name string

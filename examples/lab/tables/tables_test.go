@@ -52,8 +52,58 @@ func good(s sizes) (*results, *detected) {
 
 // filed is the run's file.
 func filed(s sizes, r *results, d *detected) (*figures.File, bool) {
-	m := &measured{results: r, detected: d, tun: true, siteFetches: 5}
+	m := &measured{results: r, detected: d, trips: counted(s), tun: true, siteFetches: 5}
 	return m.report(*options(true), s)
+}
+
+// counted are as many round trips as there may be.
+func counted(s sizes) *trips {
+	t := newTrips(s.trips)
+	for _, c := range tripCells() {
+		most, ours := c.waits()
+		for range s.trips {
+			if !ours {
+				most = 1
+			}
+			t.add(c, most)
+		}
+	}
+	return t
+}
+
+func TestRoundTripsAreHeldToTheirNumber(t *testing.T) {
+	for _, tt := range []struct {
+		rule string
+		c    cell
+		most int
+		ours bool
+	}{
+		{"warm links wait once", cell{When: peace, System: "ms"}, 1, true},
+		{"also under the flood", cell{When: flooded, System: "ms", Memory: "remembers"}, 1, true},
+		{"a probe is two", cell{When: peace, System: "ms-each"}, 2, true},
+		{"without a session: TCP, TLS, OPEN", cell{When: peace, System: "ms", Memory: "fresh"}, 3, true},
+		{"and a TRANSFER before", cell{When: flooded, System: "ms", Memory: "fresh"}, 5, true},
+		{"which ms-each needs too, for it forgets", cell{When: flooded, System: "ms-each"}, 5, true},
+		{"others have no goal", cell{When: peace, System: "paper"}, 0, false},
+	} {
+		if most, ours := tt.c.waits(); most != tt.most || ours != tt.ours {
+			t.Errorf("%s: got %d %v, want %d %v", tt.rule, most, ours, tt.most, tt.ours)
+		}
+	}
+	s := options(true).sizes()
+	few := newTrips(s.trips)
+	if _, complete := few.figures(); complete {
+		t.Error("nothing counted is complete")
+	}
+	slow := counted(s)
+	c := cell{When: peace, System: "ms", Dest: "p1", App: "http"}
+	for range s.trips + 1 {
+		slow.add(c, 2)
+	}
+	all, _ := slow.figures()
+	if f := find(&figures.File{Figures: all}, "round_trips", "ms", peace, c.labels()); f.Meets == nil || *f.Meets {
+		t.Errorf("a second round trip meets the goal: %+v", f)
+	}
 }
 
 // name is what names a figure.

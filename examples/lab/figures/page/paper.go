@@ -60,6 +60,9 @@ func facts(f *figures.File, goals, met int, assumed []Fact) []Fact {
 		{"Machine", fmt.Sprintf("kernel %s, %d CPUs, world: %s", f.Host.Kernel, f.Host.CPUs, f.Host.World)},
 		{"Verdict", verdict},
 	}
+	if c := f.Host.Congestion; c != "" {
+		list = append(list, Fact{"TCP congestion control", c + ", on all machines of the lab"})
+	}
 	for _, a := range assumed {
 		list = append(list, Fact{a.Name + " (assumed)", a.Text})
 	}
