@@ -82,11 +82,14 @@ func (s sizes) plan() (all []planned) {
 	add(s.http, onlyConnect, cell{When: peace, System: "ms", Dest: "p1", App: "http", Memory: "fresh"})
 	for _, g := range s.groups {
 		for _, c := range g.cells() {
-			n := s.trials
-			if !c.ours() {
+			n, ids := s.trials, both
+			switch {
+			case c.App == "ssh":
+				n, ids = s.sshTrials(), onlyDownload
+			case !c.ours():
 				n *= s.waiting
 			}
-			add(n, both, c)
+			add(n, ids, c)
 		}
 	}
 	return all
@@ -96,15 +99,16 @@ func (s sizes) plan() (all []planned) {
 type group struct {
 	attacker, p string
 	dests       []string
+	ssh         bool // ours over ssh too: P1 is attacked at its web port, and moves its clients whatever they do
 }
 
-// groups are the floods of Table 5. P2 is not attacked, so p does not matter to it: it is measured once.
+// groups are the floods of Table 5. P2 is not attacked, so p does not matter to it: it is measured once, as ssh is.
 func groups() (all []group) {
 	for _, attacker := range []string{"own", "hping3"} {
 		for _, p := range shares {
-			g := group{attacker, p, []string{"p1"}}
+			g := group{attacker: attacker, p: p, dests: []string{"p1"}}
 			if attacker == "own" && p == "1" {
-				g.dests = append(g.dests, "p2")
+				g.dests, g.ssh = append(g.dests, "p2"), true
 			}
 			all = append(all, g)
 		}
@@ -120,8 +124,20 @@ func (g group) cells() (all []cell) {
 			all = append(all, c)
 		}
 	}
+	if !g.ssh {
+		return all
+	}
+	for _, c := range (group{attacker: g.attacker, p: g.p, dests: []string{"p1"}}).cells() {
+		if c.ours() {
+			c.App = "ssh"
+			all = append(all, c)
+		}
+	}
 	return all
 }
+
+// sshTrials are those of a cell over ssh under the flood.
+func (s sizes) sshTrials() int { return max(1, s.trials/4) }
 
 // retries are those a user may make, as labels say them. A cell outside the flood has none.
 func (c cell) retries() []string {

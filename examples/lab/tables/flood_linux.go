@@ -127,9 +127,12 @@ func (r *run) trials(ctx context.Context, g group) error {
 	slots := make(chan struct{}, atOnce)
 	var waiting sync.WaitGroup
 	defer waiting.Wait()
-	for range r.sizes.trials {
+	for round := range r.sizes.trials {
 		r.random.Shuffle(len(ways), func(i, j int) { ways[i], ways[j] = ways[j], ways[i] })
 		for _, w := range ways {
+			if w.App == "ssh" && round >= r.sizes.sshTrials() {
+				continue
+			}
 			if w.ours() {
 				if err := r.try(ctx, w); err != nil {
 					return err
@@ -192,32 +195,41 @@ func (r *run) try(ctx context.Context, w way) error {
 
 // floodWays are the systems under the flood.
 func (r *run) floodWays(g group) (ways []way) {
-	s := r.stage
-	w := s.World
-	dial := impatient(fleet.Dial, r.sizes.patience)
-	forget := func(name string) func(context.Context) error {
-		return func(ctx context.Context) error { return s.Forget(ctx, name) }
-	}
 	for _, c := range g.cells() {
-		x := way{cell: c}
-		switch c.System + c.Memory {
-		case "plain":
-			x.fetch = s.over(w.Plain, s.plainAt[c.Dest], dial)
-		case "paper":
-			x.fetch = s.over(w.Plain, s.paperAt[c.Dest], dial)
-			if c.Dest == "p1" {
-				x.fetch = s.over(w.Plain, lab.PaperAttacked.V4, impatient(s.dialTransferred, r.sizes.patience))
-			}
-		case "ms-each":
-			x.ns, x.fetch, x.before = w.Each, s.over(w.Each, s.msAt[c.Dest], dial), forget("each")
-		case "msfresh":
-			x.ns, x.fetch, x.before = w.Fresh, s.over(w.Fresh, s.msAt[c.Dest], dial), forget("fresh")
-		case "msremembers":
-			x.ns, x.fetch = w.Client, s.over(w.Client, s.msAt[c.Dest], dial)
+		if c.App == "ssh" && r.stage.sshd == nil {
+			r.results.skip(c, r.stage.noSSH)
+			continue
 		}
-		ways = append(ways, x)
+		ways = append(ways, r.floodWay(c))
 	}
 	return ways
+}
+
+// floodWay is one of them: ms-each and fresh forget before each trial.
+func (r *run) floodWay(c cell) way {
+	s := r.stage
+	w := s.World
+	client := map[string]struct {
+		ns     *kernel.Namespace
+		at     map[string]netip.Addr
+		forget string
+	}{
+		"plain": {w.Plain, s.plainAt, ""}, "paper": {w.Plain, s.paperAt, ""},
+		"ms-each": {w.Each, s.msAt, "each"}, "msfresh": {w.Fresh, s.msAt, "fresh"}, "msremembers": {w.Client, s.msAt, ""},
+	}[c.System+c.Memory]
+	x := way{cell: c, ns: client.ns}
+	if client.forget != "" {
+		x.before = func(ctx context.Context) error { return s.Forget(ctx, client.forget) }
+	}
+	switch {
+	case c.App == "ssh":
+		x.fetch = s.sshd.over(x.ns, client.at[c.Dest], false)
+	case c.System == "paper" && c.Dest == "p1":
+		x.fetch = s.over(x.ns, lab.PaperAttacked.V4, impatient(s.dialTransferred, r.sizes.patience))
+	default:
+		x.fetch = s.over(x.ns, client.at[c.Dest], impatient(fleet.Dial, r.sizes.patience))
+	}
+	return x
 }
 
 // impatient gives a connect() less time than the default.

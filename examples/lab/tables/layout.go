@@ -168,13 +168,20 @@ func (t *text) table5() {
 		for _, attacker := range []string{"own", "hping3"} {
 			for _, retries := range []string{"0", "2"} {
 				t.line("  by %s, %s", map[string]string{"own": "our tool", "hping3": "hping3"}[attacker], map[string]string{"0": "first attempt", "2": "with 2 retries"}[retries])
-				for _, c := range (group{attacker, "", []string{"p1"}}).cells() {
+				for _, c := range (group{attacker: attacker, dests: []string{"p1"}}).cells() {
 					t.shares("  "+named(c), id, c, retries, t.took(id, c, retries))
 				}
 			}
 		}
 		t.line("  to P2, which is not flooded (our tool, first attempt, p of P1 = 1)")
-		for _, c := range (group{"own", "1", []string{"p2"}}).cells() {
+		for _, c := range (group{attacker: "own", p: "1", dests: []string{"p2"}}).cells() {
+			t.shares("  "+named(c), id, c, "0", t.took(id, c, "0"))
+		}
+		if id == "success.connect" {
+			continue // what ssh waits for is in its whole time
+		}
+		t.line("  over ssh (our tool, first attempt, p = 1)")
+		for _, c := range (group{attacker: "own", p: "1", ssh: true}).cells() {
 			t.shares("  "+named(c), id, c, "0", t.took(id, c, "0"))
 		}
 	}
@@ -189,7 +196,7 @@ func named(c cell) string {
 func (t *text) flooded5(id string, c cell, p, retries string) figures.Figure {
 	want := map[string]string{"dest": c.Dest, "p": p}
 	if c.System != "published" {
-		want["attacker"], want["retries"] = c.Attacker, retries
+		want["attacker"], want["retries"], want["app"] = c.Attacker, retries, c.App
 		if c.Memory != "" {
 			want["memory"] = c.Memory
 		}

@@ -69,7 +69,7 @@ type sizes struct {
 // The default ends within ten minutes on two cores, the quick one within a minute.
 func (o *Options) sizes() sizes {
 	s := sizes{
-		warmUp: 5, warmUpSSH: 1, unprotected: 60, http: 100, ssh: 25, trials: 24, waiting: 4, spells: 20,
+		warmUp: 5, warmUpSSH: 1, unprotected: 60, http: 90, ssh: 25, trials: 24, waiting: 4, spells: 20,
 		patience: fleet.ConnectLimit, spread: time.Second, spell: 1200 * time.Millisecond, groups: groups(), trips: 5,
 	}
 	if o.Quick {

@@ -47,7 +47,7 @@ func TestRunOnTheKernel(t *testing.T) {
 	r := newRun(o)
 	r.sizes = sizes{
 		warmUp: 1, unprotected: 2, http: 2, ssh: 1, trials: 2, waiting: 1, spells: 1,
-		patience: 250 * time.Millisecond, spread: time.Millisecond, spell: 1100 * time.Millisecond, groups: []group{{"own", "1", []string{"p1"}}}, trips: 3,
+		patience: 250 * time.Millisecond, spread: time.Millisecond, spell: 1100 * time.Millisecond, groups: []group{{attacker: "own", p: "1", dests: []string{"p1"}, ssh: true}}, trips: 3,
 	}
 	r.detected, r.trips = newDetected(r.sizes.spells), newTrips(r.sizes.trips)
 	played := r.play(t.Context())

@@ -42,7 +42,7 @@ func tripCells() (all []cell) {
 
 // floodTripCells are those of ours under the flood; many clients of the others wait at the same time.
 func floodTripCells() (all []cell) {
-	for _, c := range (group{"own", "1", []string{"p1"}}).cells() {
+	for _, c := range (group{attacker: "own", p: "1", dests: []string{"p1"}}).cells() {
 		if c.ours() {
 			all = append(all, c)
 		}
