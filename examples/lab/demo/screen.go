@@ -2,76 +2,18 @@ package demo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
-	"time"
 
-	tea "charm.land/bubbletea/v2"
 	"charm.land/lipgloss/v2"
-)
 
-// errQuit says that somebody pressed q.
-var errQuit = errors.New("stopped from the keyboard")
+	"migrationsensor/examples/lab/live"
+)
 
 // screen shows the run live on a terminal and leaves the last picture there.
 func screen(ctx context.Context, out *os.File, b *board, play func(context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	program := tea.NewProgram(&picture{now: b.snapshot(), quit: func() { cancel(errQuit) }}, tea.WithOutput(out), tea.WithoutSignalHandler())
-	shown := make(chan error, 1)
-	go func() {
-		_, err := program.Run()
-		shown <- err
-	}()
-	stop := make(chan struct{})
-	go func() {
-		tick := time.NewTicker(100 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-stop:
-				program.Send(b.snapshot())
-				program.Quit()
-				return
-			case <-tick.C:
-				program.Send(b.snapshot())
-			}
-		}
-	}()
-	err := play(ctx)
-	close(stop)
-	if showErr := <-shown; err == nil && showErr != nil {
-		err = fmt.Errorf("screen: %w", showErr)
-	}
-	if cause := context.Cause(ctx); errors.Is(cause, errQuit) {
-		return cause
-	}
-	return err
-}
-
-// picture is bubbletea's model: the last snapshot, drawn.
-type picture struct {
-	now   snapshot
-	width int
-	quit  func()
-}
-
-func (p *picture) Init() tea.Cmd { return nil }
-
-func (p *picture) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
-	switch m := msg.(type) {
-	case snapshot:
-		p.now = m
-	case tea.WindowSizeMsg:
-		p.width = m.Width
-	case tea.KeyPressMsg:
-		if k := m.String(); k == "q" || k == "ctrl+c" {
-			p.quit()
-		}
-	}
-	return p, nil
+	return live.Show(ctx, out, b.snapshot, draw, play)
 }
 
 var (
@@ -82,9 +24,9 @@ var (
 	warm   = lipgloss.NewStyle().Foreground(lipgloss.Color("3")).Bold(true)
 )
 
-func (p *picture) View() tea.View {
+// draw is one picture of the run.
+func draw(n snapshot) string {
 	var s strings.Builder
-	n := p.now
 	title := strong.Render("Migration Sensor") + faint.Render("  the lab, on this machine's kernel; q stops")
 	fmt.Fprintf(&s, "\n  %s\n  %s %s\n\n", title, phaseStyle(n.Phase).Render(n.Title), faint.Render(fmt.Sprintf("%.0f s", n.At.Sub(n.Since).Seconds())))
 	fmt.Fprintf(&s, "  %s\n", faint.Render(fmt.Sprintf("%-5s %-7s %-10s %6s  %9s  %-*s %6s %7s  %s", "proxy", "kind", "state", "since", "packets/s", history, "", "agents", "streams", "serves")))
@@ -99,11 +41,7 @@ func (p *picture) View() tea.View {
 	for _, e := range n.Events[max(0, len(n.Events)-10):] {
 		fmt.Fprintf(&s, "  %s %s\n", faint.Render(fmt.Sprintf("%6.1f s", e.At.Sub(n.Began).Seconds())), e.Text)
 	}
-	text := s.String()
-	if p.width > 0 {
-		text = lipgloss.NewStyle().MaxWidth(p.width).Render(text)
-	}
-	return tea.NewView(text)
+	return s.String()
 }
 
 func phaseStyle(phase string) lipgloss.Style {
