@@ -129,12 +129,16 @@ func (w ways) beside(ctx context.Context, e *enrolment, d *link.Dialer, first ca
 			w.noteTransfers([]proto.Target{first.Target, r.Targets[i]})
 			return warm, nil
 		}
-		w.noteTransfers([]proto.Target{first.Target, r.Targets[0]})
-		next, err := w.probe(ctx, d, candidate{Target: r.Targets[0], told: true})
-		if err != nil {
-			return nil, handlerError(err)
+		var errs []error
+		for _, t := range r.Targets {
+			next, err := w.probe(ctx, d, candidate{Target: t, told: true})
+			if err == nil {
+				w.noteTransfers([]proto.Target{first.Target, t})
+				return next, nil
+			}
+			errs = append(errs, err)
 		}
-		return next, nil
+		return nil, handlerError(errors.Join(errs...))
 	}
 	return nil, handlerError(&link.SealedError{Reply: r})
 }

@@ -10,7 +10,9 @@
 //	Unreachable             EHOSTUNREACH (an ICMP error made from its own SYN)
 //	Drop, or just returns   nothing: its own timeout
 //
-// Retransmitted SYNs of a flow that is still with its handler are swallowed, so a verdict may take seconds.
+// gVisor's half of the handshake is made while the handler is still at work, and its SYN-ACK held back: Accept is then
+// one system call, and nothing reaches the application before the verdict. A flow in flight takes an endpoint and two
+// goroutines for that. Retransmitted SYNs of it are swallowed, so a verdict may take seconds.
 // Half-close and reset cross a [Conn] in both directions, and its errors are the errnos of a kernel socket.
 //
 // Only TCP is terminated. Whatever else enters the device is counted and dropped, never answered: a stack that

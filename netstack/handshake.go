@@ -31,21 +31,40 @@ func (s *Stack) newHandshake(r *tcp.ForwarderRequest) *handshake {
 	return h
 }
 
-// accept lets the SYN-ACK go and waits for the application's answer to it.
+// accept lets the SYN-ACK go and waits for the application's answer to it, at most until the stack stops: an endpoint that
+// comes about in that moment is in nobody's list, and gVisor no longer hears the application.
 func (s *Stack) accept(h *handshake, id stack.TransportEndpointID) (tcpip.Endpoint, tcpip.Error) {
+	h.begun()
 	s.link.release(id)
-	<-h.done
+	select {
+	case <-h.done:
+	case <-s.ctx.Done():
+		s.end(h, id)
+	}
 	return h.ep, h.err
+}
+
+// begun waits until the endpoint is registered, which its SYN-ACK shows, or will never be.
+func (h *handshake) begun() {
+	select {
+	case <-h.held.there:
+	case <-h.done:
+	}
 }
 
 // abandon ends the endpoint before the application has heard of it.
 func (s *Stack) abandon(h *handshake, id stack.TransportEndpointID) {
 	defer s.link.release(id)
 	h.held.drop()
-	select {
-	case <-h.held.there: // the endpoint is registered
-	case <-h.done: // it never came so far
+	s.end(h, id)
+	if h.ep != nil { // the verdict came after the application's answer: only when the stack let it through
+		h.ep.Abort()
 	}
+}
+
+// end aborts gVisor's half and waits for its end.
+func (s *Stack) end(h *handshake, id stack.TransportEndpointID) {
+	h.begun()
 	ip := header.IPv4ProtocolNumber
 	if id.LocalAddress.Len() != header.IPv4AddressSize {
 		ip = header.IPv6ProtocolNumber
@@ -54,7 +73,4 @@ func (s *Stack) abandon(h *handshake, id stack.TransportEndpointID) {
 		ep.Abort()
 	}
 	<-h.done
-	if h.ep != nil { // the verdict came after the application's answer: only when the stack let it through
-		h.ep.Abort()
-	}
 }

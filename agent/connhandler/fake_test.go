@@ -169,7 +169,8 @@ func (f *fakeFlow) Accept() (Conn, error) {
 type fakeSession struct {
 	delay  time.Duration
 	err    error
-	silent bool // its link says nothing, ever
+	silent bool  // its link says nothing, ever
+	full   error // of Begin
 	rtt    time.Duration
 
 	mu      sync.Mutex
@@ -185,6 +186,9 @@ func (s *fakeSession) Begin(string) (Opening, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.opens++
+	if s.full != nil {
+		return nil, s.full
+	}
 	o := &fakeOpening{s: s, done: make(chan struct{}), gone: make(chan struct{})}
 	if !s.silent {
 		go o.answer()

@@ -68,6 +68,17 @@ func TestConnectTellsTheTruth(t *testing.T) {
 	}
 }
 
+func TestFullSessionIsBusyAndNotGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hs := newHarness(t, Warm, false)
+		s := &fakeSession{full: ErrBusy}
+		hs.ways.warm, hs.ways.fresh = s, []Session{s, s, s, s}
+		if got := hs.answer(); got != "silence" || s.opened() > 3 {
+			t.Errorf("application got %q after %d OPENs, want silence: its retransmission asks again", got, s.opened())
+		}
+	})
+}
+
 // exchange opens a flow, sends a question, half-closes, and reads the answer up to its end.
 func exchange(t *testing.T, hs *harness, s *fakeSession) {
 	t.Helper()

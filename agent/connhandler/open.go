@@ -75,16 +75,16 @@ func open(ctx context.Context, s Session, service string) (Conn, error) {
 // nothing, a fresh probe is made; whichever opens the stream first wins and the other's stream is reset.
 func (h *Handler) openWarm(ctx context.Context, service string, e *early) (Conn, error) {
 	for try := 0; ; try++ {
+		var c Conn
+		var err error
 		if e == nil {
-			s, err := h.cfg.Ways.Fresh(ctx, nil)
-			if err != nil {
+			if e, err = h.fresh(ctx, service); e == nil && !errors.Is(err, errBegin) {
 				return nil, err
 			}
-			if o, err := s.Begin(service); err == nil {
-				e = &early{s, o}
-			}
 		}
-		c, err := h.watched(ctx, service, e)
+		if e != nil {
+			c, err = h.watched(ctx, service, e)
+		}
 		if err == nil || verdict(err) || errors.Is(err, ErrBusy) || errors.Is(err, ErrNobody) {
 			return c, err
 		}
@@ -99,14 +99,24 @@ func (h *Handler) openWarm(ctx context.Context, service string, e *early) (Conn,
 	}
 }
 
-// errSessionEnded is a session that ended before a stream could be asked for.
-var errSessionEnded = errors.New("it had just ended")
+// errBegin is that a session takes no stream: it is full, or has ended. What it wraps says which.
+var errBegin = errors.New("no stream could be asked for")
+
+// fresh asks for a stream on whatever session there is, or on a new one.
+func (h *Handler) fresh(ctx context.Context, service string) (*early, error) {
+	s, err := h.cfg.Ways.Fresh(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	o, err := s.Begin(service)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errBegin, err)
+	}
+	return &early{s, o}, nil
+}
 
 // watched waits for the stream that was asked for, or for one on a fresh session if its link says nothing.
 func (h *Handler) watched(ctx context.Context, service string, e *early) (Conn, error) {
-	if e == nil {
-		return nil, errSessionEnded
-	}
 	return h.race(ctx, e, service, func(ctx context.Context) (Conn, error) {
 		fresh, err := h.cfg.Ways.Fresh(ctx, e.session)
 		if err != nil {

@@ -67,9 +67,12 @@ func start(t *testing.T, edit func(*Config, *Service)) *world {
 	t.Helper()
 	w := &world{t: t, origin: listen(t), served: make(chan error, 1)}
 	svc := Service{Name: "web", Origin: w.origin.Addr().String(), Public: []netip.AddrPort{netip.MustParseAddrPort("198.18.0.1:443")}}
-	cfg := Config{}
+	cfg := Config{Begin: Begin} // as a proxy has it; each test's own Dial is without
 	if edit != nil {
 		edit(&cfg, &svc)
+	}
+	if cfg.Dial != nil {
+		cfg.Begin = nil
 	}
 	cfg.Services = func(name string) (Service, bool) { return svc, name == svc.Name }
 	w.a = New(cfg)

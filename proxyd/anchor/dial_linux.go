@@ -56,7 +56,7 @@ func (c *connecting) Now() (bool, error) {
 	if !answered(c.fd) {
 		return false, nil
 	}
-	if err := outcome(c.fd); err != nil {
+	if err := c.outcome(); err != nil {
 		unix.Close(c.fd)
 		return true, c.failed(err)
 	}
@@ -87,7 +87,7 @@ func (c *connecting) Wait(ctx context.Context) (net.Conn, error) {
 		return nil, c.failed(ctx.Err())
 	}
 	if err == nil {
-		err = outcome(c.fd)
+		err = c.outcome()
 	}
 	if err != nil {
 		f.Close()
@@ -101,13 +101,32 @@ func (c *connecting) Wait(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
-// outcome is how connect() ended.
-func outcome(fd int) error {
-	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+// outcome is how connect() ended. A socket that chose for itself the very port it connects to has met itself (TCP's
+// simultaneous open): nobody listens there.
+func (c *connecting) outcome() error {
+	code, err := unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err == nil && code != 0 {
 		err = unix.Errno(code)
 	}
+	if err == nil && c.itself() {
+		err = unix.ECONNREFUSED
+	}
 	return os.NewSyscallError("connect", err)
+}
+
+func (c *connecting) itself() bool {
+	sa, err := unix.Getsockname(c.fd)
+	if err != nil {
+		return false
+	}
+	addr := c.to.Addr().Unmap()
+	switch own := sa.(type) {
+	case *unix.SockaddrInet4:
+		return own.Port == int(c.to.Port()) && addr == netip.AddrFrom4(own.Addr)
+	case *unix.SockaddrInet6:
+		return own.Port == int(c.to.Port()) && addr == netip.AddrFrom16(own.Addr).Unmap()
+	}
+	return false
 }
 
 func (c *connecting) failed(err error) error {

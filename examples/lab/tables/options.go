@@ -3,6 +3,7 @@ package tables
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"migrationsensor/examples/lab/fleet"
@@ -35,8 +36,11 @@ func (o *Options) Check() (err error) {
 	if o.RTT <= 0 || o.RTT > time.Second {
 		return fmt.Errorf("--rtt %v: use more than 0 and at most 1s; the paper does not give its own", o.RTT)
 	}
-	if o.Loss < 0 || o.Loss > 0.2 {
+	if !(o.Loss >= 0 && o.Loss <= 0.2) {
 		return fmt.Errorf("--loss %g: use 0 to 0.2", o.Loss)
+	}
+	if !(o.LinkRate >= 0) || math.IsInf(o.LinkRate, 0) {
+		return fmt.Errorf("--link-mbit %g: use 0 (no limit) or more", o.LinkRate/1e6)
 	}
 	if o.N < 0 || o.N > 10_000 {
 		return fmt.Errorf("-n %d: use 1 to 10000; the paper has 1000", o.N)

@@ -38,7 +38,14 @@ func (m *measured) report(o Options, s sizes) (file *figures.File, complete bool
 	all = append(all, waited...)
 	rtt := strconv.FormatFloat(float64(o.RTT)/float64(time.Millisecond), 'f', -1, 64)
 	for _, f := range all {
-		file.Add(f.Label("rtt_ms", rtt))
+		f = f.Label("rtt_ms", rtt)
+		if o.Loss > 0 {
+			f = f.Label("loss", strconv.FormatFloat(o.Loss, 'g', -1, 64))
+		}
+		if o.LinkRate > 0 {
+			f = f.Label("link_mbit", strconv.FormatFloat(o.LinkRate/1e6, 'g', -1, 64))
+		}
+		file.Add(f)
 	}
 	file.Add(Published()...)
 	return file, complete && whole && counted

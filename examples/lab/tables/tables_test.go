@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -269,6 +270,8 @@ func TestOptionsAreChecked(t *testing.T) {
 		"no round trip":       {func(o *Options) { o.RTT = 0 }, "--rtt"},
 		"too long a one":      {func(o *Options) { o.RTT = 2 * time.Second }, "--rtt"},
 		"a loss above reason": {func(o *Options) { o.Loss = 0.5 }, "--loss"},
+		"a loss that is none": {func(o *Options) { o.Loss = math.NaN() }, "--loss"},
+		"a negative rate":     {func(o *Options) { o.LinkRate = -1 }, "--link-mbit"},
 		"negative rounds":     {func(o *Options) { o.N = -1 }, "-n"},
 		"no programs":         {func(o *Options) { o.Bin = t.TempDir() }, "make"},
 	} {

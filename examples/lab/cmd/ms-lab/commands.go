@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"migrationsensor/examples/lab"
@@ -211,6 +212,9 @@ func (c *paperCmd) Run(ctx context.Context) error {
 	}
 	if os.Getenv("BENCH") == "quick" {
 		t.Quick, t.Command = true, "BENCH=quick "+t.Command
+	}
+	if len(os.Args) > 2 && c.N == 0 { // other flags than make's: how it was started, word by word
+		t.Command = strings.Join(append([]string{"ms-lab"}, os.Args[1:]...), " ")
 	}
 	return tables.Run(ctx, t, os.Stdout)
 }
