@@ -77,7 +77,7 @@ func (a Assumed) Lines() []string {
 		"rule for the ACK: ack − 1 is a keyed hash of the addresses and ports, so P1 keeps no state",
 		"notification: one segment with FIN, AES-256-GCM under a key that client and P1 share, sent once P2 has approved, not repeated",
 		"secret word: random 16 bytes for each notification, carried to the client and to P2; the application's bytes are not changed, so nobody asks for it",
-		fmt.Sprintf("P2 admits a ratified address for %s, at most %d addresses; it accepts and resets the others", a.RatifiedFor, a.RatifiedMax),
+		fmt.Sprintf("P2 admits a ratified address: for %s, at most %d addresses; it accepts and resets the others", a.RatifiedFor, a.RatifiedMax),
 	}
 }
 

@@ -3,9 +3,11 @@
 //
 //	system     who
 //	direct     no proxy and no agent: a site that nobody protects
-//	plain      a forwarder without protection, in a namespace of its own: no SYN cookies, 128 half-open connections
+//	plain      a forwarder without protection, in a namespace of its own: no SYN cookies (Linux has them on by
+//	           default), 128 half-open connections
 //	paper      the paper's own handshake, re-created (package paper)
-//	ms-each    ours, asking the proxy before every connection, as the paper's Connection Handler does
+//	ms-each    ours, asking the proxy for every connection, beside an OPEN on a link that is already open: two
+//	           round trips; three without such a link, five under the flood, where each trial begins fresh
 //	ms         ours, with links that are already open
 //	published  the paper's own numbers; never measured here
 //

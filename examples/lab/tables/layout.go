@@ -154,7 +154,14 @@ func (t *text) peaceTable(title, id, app string) {
 		}
 	}
 	want := map[string]string{"dest": "site", "app": app}
-	t.row("site", names["direct"], find(t.file, id, "direct", peace, want), figures.Figure{}, find(t.file, success(id), "direct", peace, want))
+	site := find(t.file, id, "direct", peace, want)
+	t.row("site", names["direct"], site, figures.Figure{}, find(t.file, success(id), "direct", peace, want))
+	if id == "connect" {
+		t.tripNotes()
+	} else if app == "ssh" {
+		t.addition(id, app)
+	}
+	t.reference(site, find(t.file, id, "plain", peace, map[string]string{"dest": "p1", "app": app}))
 }
 
 // table5 has a column for each p.
@@ -185,6 +192,7 @@ func (t *text) table5() {
 			t.shares("  "+named(c), id, c, "0", t.took(id, c, "0"))
 		}
 	}
+	t.floodNotes()
 }
 
 // named is a cell's system, with what it remembers.

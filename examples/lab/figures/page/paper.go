@@ -21,9 +21,9 @@ func Paper(f *figures.File, assumed ...Fact) Page {
 		Systems: []System{
 			{"published", "the paper's own figures, on its machines"},
 			{"direct", "no proxy and no agent"},
-			{"plain", "no agent, through a forwarder that protects nothing"},
+			{"plain", "no agent, through a forwarder that protects nothing; its P1 has no SYN cookies and room for 128 half-open connections (Linux has cookies on by default)"},
 			{"paper", "the paper's handshake, re-created: connect, wait for a notification, connect again"},
-			{"ms-each", "ours, asking the proxy before every connection, as the paper does"},
+			{"ms-each", "ours, asking the proxy for every connection, beside an OPEN on a link that is already open: two round trips; without such a link it is three, near “ms, fresh”"},
 			{"ms", "ours, with links that are already open"},
 		},
 	}
@@ -101,7 +101,7 @@ func success(id string) string {
 
 // peace is Table 3 or 4: through P1 and P2, over the paper's application and others that were run.
 func (d *deck) peace(number, title, id, app, what string) Section {
-	s := Section{Number: number, Title: title}
+	s := Section{Number: number, Title: title, Note: []string{secondNote}}
 	k := key{id: id, when: "peace"}
 	for _, a := range d.values(k, "app", app) {
 		k := k.with("app", a)
@@ -111,23 +111,29 @@ func (d *deck) peace(number, title, id, app, what string) Section {
 			cells := append(d.published(k), d.measured(k, "plain", "paper", "ms-each", "ms")...)
 			rows = append(rows, row{strings.ToUpper(dest), cells})
 		}
-		over := overheads("Overhead over "+strings.ToUpper(a), rows)
+		over, direct := overheads("Overhead over "+strings.ToUpper(a), rows), ""
 		if site := k.with("dest", "site").of("direct"); d.has(site) {
-			rows = append(rows, row{"the site itself", []cell{{"direct", "direct", true, d.take(site), nil}}})
+			x := cell{"direct", "direct", true, d.take(site), nil}
+			direct = reference(x, baseOf(rows[0]))
+			rows = append(rows, row{"the site itself", []cell{x}})
 		}
 		ms := times("Milliseconds over "+strings.ToUpper(a), rows)
-		ms.Note = keep(machines("P1 without agent or module", rows), d.succeeded(key{id: success(id), when: "peace", labels: labels{"app": a}}))
+		compare := addition(rows[0])
+		if id == "connect" {
+			compare = machines("P1 without agent or module", rows)
+		}
+		ms.Note = keep(compare, direct, d.succeeded(key{id: success(id), when: "peace", labels: labels{"app": a}}))
 		over.Note = keep(takes(what, over.Groups[0]), noise(over))
 		switch {
 		case id != "connect":
 			over.Note = append(over.Note, keep(warm(over), d.digests())...)
 		case a == app:
-			over.Note = append(over.Note, timeout(rows[0])+" Nor does it name the application of its connects. Its client asks only P1, so its P2 rows show what the module itself costs.")
+			over.Note = append(over.Note, timeout(rows[0])+" Nor does it name the application of its connects.")
 		}
 		s.Charts = append(s.Charts, ms, over)
 	}
 	if d.has(key{id: id, when: "peace", labels: labels{"memory": "fresh"}}) {
-		s.Note = []string{"“fresh” is an agent that knows no proxy but its entries."}
+		s.Note = append(s.Note, "“fresh” is an agent that knows no proxy but its entries.")
 	}
 	return s
 }
@@ -137,9 +143,7 @@ var floodSystems = []string{"plain", "paper", "ms-each", "ms"}
 
 // table5 is who still gets through while P1 is flooded.
 func (d *deck) table5() Section {
-	s := Section{Number: "Table 5 · §6.4", Title: "During the flood: who gets through", Note: []string{
-		"One attacker floods P1 with SYNs from random sources, 1,000 a second; P1's SYN Checker answers the share p of what reaches it. The bar is one try, the triangle the same with two retries by the user. “fresh” is an agent that knows no proxy but its entries, “remembers” one that knows more from an earlier run. The plain forwarder has no SYN Checker, so p means nothing to it, and no row in the paper.",
-	}}
+	s := Section{Number: "Table 5 · §6.4", Title: "During the flood: who gets through", Note: floodNotes}
 	var others []Chart // P2 after P1
 	for _, t := range []struct{ id, title, what string }{
 		{"success.connect", "Connects", "connects"},
@@ -148,7 +152,7 @@ func (d *deck) table5() Section {
 		d.eachFlood(t.id, true, func(k key, where string, ps []string) {
 			p1 := k.labels["dest"] == "p1"
 			c := d.shares(t.title+" "+where, k, ps, floodSystems, p1)
-			c.Note = keep(succeeds(t.what, c.Groups[len(c.Groups)-1]))
+			c.Note = keep(succeeds(t.what, c.Groups[len(c.Groups)-1], t.id == "success.download"))
 			if !p1 {
 				c.Note = append(c.Note, "P2 is dialled by its own address and is not flooded; the paper has no such chart.")
 				others = append(others, c)
