@@ -46,7 +46,7 @@ var (
 )
 
 // plainLimits make the paper's collapse show for clients without an agent: P1's kernel holds 128
-// half-open connections and has no SYN cookies, as a server of the paper's time.
+// half-open connections and has no SYN cookies, which Linux has by default.
 var plainLimits = map[string]string{
 	"core/somaxconn":           "128",
 	"ipv4/tcp_syncookies":      "0",

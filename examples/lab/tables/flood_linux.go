@@ -58,12 +58,13 @@ func (r *run) floodOnce(ctx context.Context, g group) (err error) {
 	}
 	fctx, cancel := context.WithCancel(ctx)
 	var floods sync.WaitGroup
-	failed := make(chan error, 3)
+	targets := floodTargets()
+	failed := make(chan error, len(targets))
 	defer floods.Wait()
 	defer cancel()
-	for _, target := range []netip.Addr{lab.P1.V4, lab.PlainP1.V4, lab.PaperAttacked.V4} {
+	for _, target := range targets {
 		floods.Go(func() {
-			a := fleet.Attack{Kind: flood.SYN, Rate: floodRate, Time: floodLimit, Target: netip.AddrPortFrom(target, lab.WebPort), Attacker: g.attacker}
+			a := fleet.Attack{Kind: flood.SYN, Rate: floodRate, Time: floodLimit, Target: target, Attacker: g.attacker}
 			if _, err := s.Attack(fctx, a); err != nil && fctx.Err() == nil {
 				failed <- fmt.Errorf("flood of %s: %w", target, err)
 			}
@@ -86,6 +87,15 @@ func (r *run) floodOnce(ctx context.Context, g group) (err error) {
 		return err
 	default:
 		return s.Healthy()
+	}
+}
+
+// floodTargets are where each system's clients connect. Ours dial P1's link port, where the SYN Checker stands; its web
+// port, which the attacker knows, is flooded as well.
+func floodTargets() []netip.AddrPort {
+	return []netip.AddrPort{
+		netip.AddrPortFrom(lab.P1.V4, lab.WebPort), netip.AddrPortFrom(lab.P1.V4, lab.LinkPort),
+		netip.AddrPortFrom(lab.PlainP1.V4, lab.WebPort), netip.AddrPortFrom(lab.PaperAttacked.V4, lab.WebPort),
 	}
 }
 

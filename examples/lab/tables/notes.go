@@ -47,8 +47,8 @@ func (t *text) reference(site, plain figures.Figure) {
 
 // floodNotes stand under Table 5.
 func (t *text) floodNotes() {
-	t.line("  Not flooded is the port that ours dial: the flood goes to P1's web port, which the plain proxy's and the paper's clients")
-	t.line("  dial too; ours dial its link port, where the SYN Checker stands, and P1's firewall drops the flood at the web port.")
+	t.line("  Our P1 is flooded at two ports, each with this rate: the web port, as the others, and the link port, which our agents")
+	t.line("  dial and where the SYN Checker stands.")
 	t.line("  p says little about ours: agents on Linux send keyed SYNs, which the SYN Checker always answers, within a rate.")
 	t.line("  The plain proxy has no SYN cookies and room for 128 half-open connections; Linux has cookies on by default.")
 }

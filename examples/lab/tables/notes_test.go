@@ -15,7 +15,7 @@ func TestNotesFollowTheFigures(t *testing.T) {
 		"beside an OPEN on a link that is already open":  1,
 		"adds to P1's 1902.30 ms +53.70 ms as published": 1,
 		"ms re-created here":                             1,
-		"Not flooded is the port that ours dial":         1,
+		"Our P1 is flooded at two ports":                 1,
 		"p says little about ours":                       1,
 		"Linux has cookies on by default":                1,
 		"the site took longer":                           0, // it did not

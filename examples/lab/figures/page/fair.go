@@ -75,7 +75,7 @@ func succeeds(what string, g Group, mayRetry bool) string {
 // floodNotes say under which conditions each of Table 5 is attacked.
 var floodNotes = []string{
 	"One attacker floods P1 with SYNs from random sources, 1,000 a second; a SYN Checker answers the share p of the SYNs that reach it. The bar is one try, the triangle the same with two retries by the user; the published bar of the downloads is one whose user may retry. “fresh” is an agent that knows no proxy but its entries, “remembers” one that knows more from an earlier trial; ms-each begins fresh here.",
-	"Not flooded is the port that ours dial. The flood goes to P1's web port, which plain and paper dial too. Our agents dial its link port: there the SYN Checker stands, and P1's firewall drops the flood at the web port, so none of it gets to the checker. Flood and agents share the line and the machine, not the port.",
+	"Our P1 is flooded at two ports, each with this rate: its web port, as the plain proxy's and the paper's, where its firewall drops what comes, and its link port, which our agents dial and where the SYN Checker stands.",
 	"p says little about ours: agents on Linux send keyed SYNs, which our SYN Checker always answers, within a rate for each agent. In this table it thins out the re-created paper only.",
 	"The plain forwarder has no SYN Checker, so p means nothing to it, and no row in the paper. It has no SYN cookies and room for 128 half-open connections. Linux has cookies on by default: its rows do not stand for such a server.",
 }

@@ -81,7 +81,7 @@ func TestTheSiteIsComparedAsItWas(t *testing.T) {
 func TestConditionsAreSaid(t *testing.T) {
 	all := render(t, samplePage()).text
 	for _, want := range []string{
-		"Not flooded is the port that ours dial", "p says little about ours", "Linux has cookies on by default",
+		"Our P1 is flooded at two ports", "p says little about ours", "Linux has cookies on by default",
 		"beside an OPEN on a link that is already open", "to P2 it is a plain dial", "from an earlier trial",
 	} {
 		if !strings.Contains(all, want) {
