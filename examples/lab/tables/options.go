@@ -78,7 +78,7 @@ func (o *Options) sizes() sizes {
 	}
 	if o.Quick {
 		s = sizes{
-			warmUp: 1, unprotected: 4, http: 4, ssh: 2, trials: 2, waiting: 1, spells: 3,
+			warmUp: 1, unprotected: 4, http: 3, ssh: 1, trials: 2, waiting: 1, spells: 3,
 			patience: max(250*time.Millisecond, 10*o.RTT), spread: 100 * time.Millisecond, spell: 1100 * time.Millisecond, groups: groups(), trips: 3,
 		}
 	}
