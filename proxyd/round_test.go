@@ -86,6 +86,9 @@ func TestRound(t *testing.T) {
 	} else {
 		back.Close()
 	}
+	if r, err := c.Probe(t.Context(), c.entry); err != nil || r.Kind != proto.ReplyGo || w.nodes["p1"].Status().Counts["probes"] != 1 {
+		t.Errorf("after the attack a probe of P1: %+v, %v, %d counted; want go ahead, once", r, err, w.nodes["p1"].Status().Counts["probes"])
+	}
 
 	endS2()
 	endFresh()
@@ -109,6 +112,10 @@ func (w *world) transferred(c *client) *client {
 	l.Close()
 	if len(path) != 2 || path[1].Node != w.node("p2").ID {
 		w.t.Fatalf("a link to suspended P1 went by %v, want on to P2", path)
+	}
+	r, err := c.Probe(w.t.Context(), c.entry)
+	if err != nil || r.Kind != proto.ReplyTransfer || r.Targets[0].Node != w.node("p2").ID {
+		w.t.Errorf("a probe of suspended P1: %+v, %v; want a TRANSFER to P2", r, err)
 	}
 	w.eventually("P2 approves", func() bool { return w.nodes["p1"].Status().Counts["ratified"] > 0 })
 	return w.enrol()

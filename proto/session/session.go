@@ -58,7 +58,8 @@ func (e *OpenError) Error() string {
 	return fmt.Sprintf("open: %s: %s", e.Code, e.Text)
 }
 
-// Config is set once. Windows are in bytes; zero means the default.
+// Config is set once, but that an anchor's SESSION_OK replaces PeerWindow and MaxStreams at an agent. Windows are in
+// bytes; zero means the default.
 type Config struct {
 	Server     bool
 	Window     int // first window of each stream towards us, while memory lasts

@@ -52,6 +52,25 @@ func TestTransfer(t *testing.T) {
 	})
 }
 
+// TestProbe: a probe is a preamble with nothing behind it, and is answered like a link's.
+func TestProbe(t *testing.T) {
+	bothFamilies(t, func(t *testing.T, src netip.Addr) {
+		f := newFixture(t, Defend)
+		data := f.connect(packet{src: src})
+		data.payload = f.preamble(proto.KindProbe, 1)
+		r := f.send(data)
+		if r == nil {
+			t.Fatalf("a probe got nothing: %+v", f.c.Stats())
+		}
+		if got, err := proto.OpenReply(r.Payload, data.payload, f.keys(1)); err != nil || got.Kind != proto.ReplyRetry {
+			t.Errorf("the client reads %+v, %v", got, err)
+		}
+		if v := f.verified[0]; v.Kind != proto.KindProbe || r.Ack != data.seq+proto.PreambleLen {
+			t.Errorf("verified %+v, acknowledged to %d; want the probe and all of it, %d", v, r.Ack, data.seq+proto.PreambleLen)
+		}
+	})
+}
+
 // TestFirst has one row for each rule that client data can break.
 func TestFirst(t *testing.T) {
 	for name, row := range map[string]struct {
