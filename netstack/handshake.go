@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"runtime"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -34,7 +35,11 @@ func (s *Stack) newHandshake(r *tcp.ForwarderRequest) *handshake {
 // accept lets the SYN-ACK go and waits for the application's answer to it, at most until the stack stops: an endpoint that
 // comes about in that moment is in nobody's list, and gVisor no longer hears the application.
 func (s *Stack) accept(h *handshake, id stack.TransportEndpointID) (tcpip.Endpoint, tcpip.Error) {
-	h.begun()
+	select {
+	case <-h.held.there:
+	case <-h.done:
+	case <-s.ctx.Done():
+	}
 	s.link.release(id)
 	select {
 	case <-h.done:
@@ -42,14 +47,6 @@ func (s *Stack) accept(h *handshake, id stack.TransportEndpointID) (tcpip.Endpoi
 		s.end(h, id)
 	}
 	return h.ep, h.err
-}
-
-// begun waits until the endpoint is registered, which its SYN-ACK shows, or will never be.
-func (h *handshake) begun() {
-	select {
-	case <-h.held.there:
-	case <-h.done:
-	}
 }
 
 // abandon ends the endpoint before the application has heard of it.
@@ -62,15 +59,26 @@ func (s *Stack) abandon(h *handshake, id stack.TransportEndpointID) {
 	}
 }
 
+// lookAgain is how often end looks for an endpoint that is being made: gVisor does not tell when it is registered, and
+// while it closes may send no SYN-ACK that would show it.
+const lookAgain = 2 * time.Millisecond
+
 // end aborts gVisor's half and waits for its end.
 func (s *Stack) end(h *handshake, id stack.TransportEndpointID) {
-	h.begun()
 	ip := header.IPv4ProtocolNumber
 	if id.LocalAddress.Len() != header.IPv4AddressSize {
 		ip = header.IPv6ProtocolNumber
 	}
-	if ep := s.ip.FindTransportEndpoint(ip, tcp.ProtocolNumber, id, nicID); ep != nil {
-		ep.Abort()
+	tick := time.NewTicker(lookAgain)
+	defer tick.Stop()
+	for {
+		if ep := s.ip.FindTransportEndpoint(ip, tcp.ProtocolNumber, id, nicID); ep != nil {
+			ep.Abort()
+		}
+		select {
+		case <-h.done:
+			return
+		case <-tick.C:
+		}
 	}
-	<-h.done
 }

@@ -46,6 +46,8 @@ func NewHost(tb testing.TB, d *Device) *Host {
 	tb.Cleanup(func() {
 		ip.Close()
 		_ = d.Close() // never fails
+		// Before gVisor's Wait, which waits for the reader while it holds a lock that the reader may want.
+		d.LinkEndpoint().Wait()
 		ip.Wait()
 	})
 	return &Host{ip: ip}
