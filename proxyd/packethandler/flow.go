@@ -58,6 +58,9 @@ func (f *flow) dial() (net.Conn, error) {
 	f.mu.Lock()
 	f.origin = c
 	dead := f.dead
+	if l, ok := c.(interface{ SetLinger(int) error }); ok && !dead {
+		_ = l.SetLinger(-1) // from now on an end is clean unless abort says otherwise
+	}
 	f.mu.Unlock()
 	if dead {
 		reset(c)

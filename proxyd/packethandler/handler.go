@@ -81,7 +81,7 @@ func New(cfg Config) *Handler {
 		cfg.Listen = listenTCP
 	}
 	if cfg.Dial == nil {
-		d := &net.Dialer{}
+		d := &net.Dialer{Control: resetOnClose}
 		d.SetMultipathTCP(false)
 		cfg.Dial = d.DialContext
 	}

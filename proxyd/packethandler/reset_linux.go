@@ -1,6 +1,7 @@
 package packethandler
 
 import (
+	"errors"
 	"net"
 	"syscall"
 
@@ -23,4 +24,14 @@ func isReset(c net.Conn) bool {
 		reset = err == nil && info.State == unix.BPF_TCP_CLOSE
 	})
 	return err == nil && reset
+}
+
+// resetOnClose makes the origin see a reset, not a clean end, when a dial is given up after the
+// kernel finished its handshake and before the flow owns the connection.
+func resetOnClose(_, _ string, c syscall.RawConn) error {
+	var set error
+	err := c.Control(func(fd uintptr) {
+		set = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	})
+	return errors.Join(err, set)
 }
