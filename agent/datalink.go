@@ -24,6 +24,7 @@ var errDeadline = errors.New("the migration's deadline has passed")
 type dataLink struct {
 	link  *link.Link
 	sess  *session.Session
+	share *session.Link
 	since time.Time
 	cand  candidate
 
@@ -41,7 +42,7 @@ func newDataLink(l *link.Link, now time.Time) *dataLink {
 		link: l, since: now, retired: make(chan struct{}), done: make(chan struct{}),
 		sess: session.New(session.Config{}),
 	}
-	d.sess.Ask()
+	d.share = d.sess.Ask()
 	return d
 }
 
@@ -52,7 +53,7 @@ func (d *dataLink) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { d.drain(ctx) })
-	err := link.Pump(ctx, d.link, d.sess)
+	err := link.Pump(ctx, d.link, d.share)
 	d.sess.Close(err)
 	d.link.Abort()
 }

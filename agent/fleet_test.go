@@ -213,19 +213,17 @@ func (e *testEdge) data(ctx context.Context, l *link.Link, _ proto.Verified) {
 	if err != nil || !ok {
 		return
 	}
-	if proto.WriteMessage(l, &proto.SessionOK{ID: proto.NewSessionID(), Credit: session.DefaultWindow, MaxStreams: 100}) != nil {
-		return
-	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	s := session.New(session.Config{Server: true, PeerWindow: int(req.Credit), Accept: func(st *session.Stream, service string) {
+	s := session.New(session.Config{Server: true, ID: proto.NewSessionID(), MaxStreams: 100, PeerWindow: int(req.Credit), Accept: func(st *session.Stream, service string) {
 		e.mu.Lock()
 		e.opens++
 		e.streams = append(e.streams, st)
 		e.mu.Unlock()
 		wg.Go(func() { serveStream(st, service) })
 	}})
-	s.Close(link.Pump(ctx, l, s))
+	share, _ := s.Serve(req, time.Now())
+	s.Close(link.Pump(ctx, l, share))
 }
 
 func serveStream(st *session.Stream, service string) {

@@ -123,8 +123,15 @@
 //	15 FIN       both     offset: the final one; nothing else
 //	16 RST       both     offset: of the last byte before it; nothing else
 //	20 PING, 21 PONG      token 8
-//	03–07, 17             ATTACH, ATTACH_OK, RESUME, RESUME_OK, RESUME_FAIL, DGRAM: numbers kept for
-//	                      sessions that outlive a link; refused by this version
+//	03 ATTACH      A →    session 16, epoch 4: one more link for the set of that epoch
+//	04 ATTACH_OK     ←    epoch 4
+//	05 RESUME      A →    session 16, epoch 4, n× stream: its link is the first of a new set
+//	06 RESUME_OK     ←    epoch 4, n× stream
+//	07 RESUME_FAIL   ←    code 1 (1 unknown, 2 expired, 3 not owner, 4 stale epoch, 5 retry), after ms
+//	17                    DGRAM: a number kept
+//
+// A stream of a resume table is: id 4, state 1 (1 opening, 2 open, 3 the reader's FIN has come, 4 reset,
+// 5 finished, 6 bad offset), received 8, credit 8; ids rise.
 //
 // Enrolment, on enrol links, and to the signing node:
 //

@@ -71,6 +71,14 @@ func messages() []Message {
 
 		&Session{Credit: 65536},
 		&SessionOK{ID: aSession, Credit: 65536, MaxStreams: 4096, Grace: 120 * time.Second},
+		&Attach{Session: aSession, Epoch: 3}, &AttachOK{Epoch: 3},
+		&Resume{Session: aSession, Epoch: 4, Streams: []ResumeStream{
+			{ID: 1, State: StreamOpening}, {ID: 7, State: StreamOpen, Received: 1000, Credit: 66536}, {ID: 9, State: StreamReset},
+		}},
+		&ResumeOK{Epoch: 4, Streams: []ResumeStream{
+			{ID: 7, State: StreamEnded, Received: 500, Credit: 66036}, {ID: 9, State: StreamFinished}, {ID: 11, State: StreamBadOffset},
+		}},
+		&ResumeFail{Code: ResumeRetry, After: 250 * time.Millisecond},
 		&Open{Credit: 262144, Service: "web"},
 		&OpenOK{Credit: 65536},
 		&OpenFail{Code: OpenTimedOut, Text: "no answer"},

@@ -22,6 +22,16 @@ func newMessage(t FrameType) Message {
 		return new(Session)
 	case TypeSessionOK:
 		return new(SessionOK)
+	case TypeAttach:
+		return new(Attach)
+	case TypeAttachOK:
+		return new(AttachOK)
+	case TypeResume:
+		return new(Resume)
+	case TypeResumeOK:
+		return new(ResumeOK)
+	case TypeResumeFail:
+		return new(ResumeFail)
 	case TypeOpen:
 		return new(Open)
 	case TypeOpenOK:

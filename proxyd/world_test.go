@@ -409,9 +409,9 @@ func (c *client) session(t proto.Target, told bool) (s *session.Session, end fun
 	c.w.t.Helper()
 	l := c.link(t, proto.KindData, told)
 	s = session.New(session.Config{})
-	s.Ask()
+	share := s.Ask()
 	done := make(chan struct{})
-	go func() { defer close(done); s.Close(link.Pump(context.Background(), l, s)) }()
+	go func() { defer close(done); s.Close(link.Pump(context.Background(), l, share)) }()
 	end = sync.OnceFunc(func() { s.Close(nil); <-done })
 	c.w.t.Cleanup(end)
 	return s, end

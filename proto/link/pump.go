@@ -22,10 +22,10 @@ const (
 	deadAfter    = 1500 * time.Millisecond // or 4 SRTT: then it is dead
 )
 
-// Pump carries the session's frames over the link until the link or the session ends or ctx is done.
-// It closes the link, and says why it ended; io.EOF: the other end closed it. It leaves the session to
-// its owner.
-func Pump(ctx context.Context, l net.Conn, s *session.Session) error {
+// Pump carries a session's frames over one of its links until the link or the session ends or ctx is done.
+// It closes both, and says why it ended; io.EOF: the other end closed it. The session goes on over its other
+// links, or waits for one.
+func Pump(ctx context.Context, l net.Conn, s *session.Link) error {
 	p := &pump{l: l, s: s, kick: make(chan struct{}, 1), stop: make(chan struct{})}
 	unwatch := context.AfterFunc(ctx, func() { p.end(context.Cause(ctx)) })
 	defer unwatch()
@@ -34,13 +34,14 @@ func Pump(ctx context.Context, l net.Conn, s *session.Session) error {
 	wg.Go(func() { p.end(p.write()) })
 	wg.Go(func() { p.end(p.watch()) })
 	wg.Wait()
+	s.Close(p.cause)
 	return p.cause
 }
 
 // pump is one reader, one writer, and a watch for what happens while the writer is blocked.
 type pump struct {
 	l net.Conn
-	s *session.Session
+	s *session.Link
 
 	once  sync.Once
 	cause error         // set once, before stop is closed

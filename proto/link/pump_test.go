@@ -33,12 +33,13 @@ func TestPumpCarriesASessionOverALink(t *testing.T) {
 	ended := make(chan error, 1)
 	n := f.node(func(n *node) {
 		n.Data = func(ctx context.Context, l *Link, _ proto.Verified) {
-			if _, err := proto.NewReader(l, 0).Message(); err != nil {
+			first, err := proto.NewReader(l, 0).Message()
+			if err != nil {
 				t.Error(err)
 			}
 			s := echoSession()
-			proto.WriteMessage(l, &proto.SessionOK{ID: proto.NewSessionID(), Credit: session.DefaultWindow})
-			err := Pump(ctx, l, s)
+			share, _ := s.Serve(first, time.Now())
+			err = Pump(ctx, l, share)
 			s.Close(err)
 			ended <- err
 		}
@@ -49,9 +50,9 @@ func TestPumpCarriesASessionOverALink(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := session.New(session.Config{})
-	s.Ask()
+	share := s.Ask()
 	pumped := make(chan error, 1)
-	go func() { pumped <- Pump(t.Context(), l, s) }()
+	go func() { pumped <- Pump(t.Context(), l, share) }()
 
 	var wg sync.WaitGroup
 	for i := range 8 {
@@ -91,7 +92,7 @@ func TestPumpGivesUpALinkThatIsStuck(t *testing.T) {
 		s := session.New(session.Config{})
 		go s.Open(t.Context(), "web")
 		began := time.Now()
-		err := Pump(t.Context(), near, s) // nobody reads far: the first write blocks
+		err := Pump(t.Context(), near, s.Ask()) // nobody reads far: the first write blocks
 		if took := time.Since(began); !errors.Is(err, session.ErrSilent) || took > 5*time.Second {
 			t.Errorf("got %v after %v, want %v within seconds", err, took, session.ErrSilent)
 		}
@@ -108,7 +109,7 @@ func TestPumpGivesUpASilentLink(t *testing.T) {
 			n, _ := io.Copy(io.Discard, far)
 			read.Store(n)
 		}()
-		s := session.New(session.Config{})
+		s, _ := session.New(session.Config{Server: true}).Serve(&proto.Session{}, time.Now())
 		began := time.Now()
 		err := Pump(t.Context(), near, s)
 		if took := time.Since(began); !errors.Is(err, session.ErrSilent) || took < 10*time.Second || took > 25*time.Second {
@@ -128,7 +129,7 @@ func TestPumpEndsWithItsContext(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		why := errors.New("moved")
 		go func() { time.Sleep(time.Second); cancel(why) }()
-		if err := Pump(ctx, near, session.New(session.Config{})); !errors.Is(err, why) {
+		if err := Pump(ctx, near, session.New(session.Config{}).Ask()); !errors.Is(err, why) {
 			t.Errorf("got %v, want %v", err, why)
 		}
 	})
@@ -138,7 +139,7 @@ func TestPumpEndsOnGarbage(t *testing.T) {
 	near, far := net.Pipe()
 	go io.Copy(io.Discard, far)
 	go far.Write(proto.Header{Type: proto.TypeMigrate}.Append(nil))
-	if err := Pump(t.Context(), near, session.New(session.Config{})); !errors.Is(err, session.ErrProtocol) {
+	if err := Pump(t.Context(), near, session.New(session.Config{}).Ask()); !errors.Is(err, session.ErrProtocol) {
 		t.Errorf("got %v, want %v", err, session.ErrProtocol)
 	}
 }

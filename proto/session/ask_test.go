@@ -14,7 +14,7 @@ func sessionOK() []byte {
 
 func TestOpenGoesInTheFlightOfSession(t *testing.T) {
 	w := newWireTest(t, Config{})
-	w.s.Ask()
+	w.s.ask()
 	st, err := w.s.Begin("web")
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +44,7 @@ func TestSessionIsAnsweredOnce(t *testing.T) {
 	for _, ask := range []bool{false, true} {
 		w := newWireTest(t, Config{})
 		if ask {
-			w.s.Ask()
+			w.s.ask()
 			w.mustSend(sessionOK())
 		}
 		if err := w.send(sessionOK()); !errors.Is(err, ErrProtocol) {
@@ -55,7 +55,7 @@ func TestSessionIsAnsweredOnce(t *testing.T) {
 
 func TestSessionThatIsNotAnsweredEnds(t *testing.T) {
 	w := newWireTest(t, Config{})
-	w.s.Ask()
+	w.s.ask()
 	w.want("asked", "SESSION")
 	w.now = w.now.Add(minSilent)
 	w.want("the link is asked for a sign of life", "PING")
@@ -68,7 +68,7 @@ func TestSessionThatIsNotAnsweredEnds(t *testing.T) {
 
 func TestOpenOfASessionThatIsRefused(t *testing.T) {
 	w := newWireTest(t, Config{})
-	w.s.Ask()
+	w.s.ask()
 	st, err := w.s.Begin("web")
 	if err != nil {
 		t.Fatal(err)

@@ -62,9 +62,11 @@ func (e *OpenError) Error() string {
 // bytes; zero means the default.
 type Config struct {
 	Server     bool
-	Window     int // first window of each stream towards us, while memory lasts
-	PeerWindow int // first window towards the peer where its OPEN or OPEN_OK says none
-	MaxWindow  int // to which a stream's window grows; the most a stream keeps for the peer
+	ID         proto.SessionID // anchor: what SESSION_OK says
+	Grace      time.Duration   // anchor: what SESSION_OK says; its owner keeps to it
+	Window     int             // first window of each stream towards us, while memory lasts
+	PeerWindow int             // first window towards the peer where its OPEN or OPEN_OK says none
+	MaxWindow  int             // to which a stream's window grows; the most a stream keeps for the peer
 	// MaxSession bounds what the peer can make us hold: all windows together (half of it first windows,
 	// half what they grew), and all that is kept until it is acknowledged. Beyond it each stream still
 	// has 16 KiB each way, so a stream that stands still stops no other.
@@ -210,9 +212,9 @@ func (s *Session) closeLocked(err error) {
 	s.signal()
 }
 
-// Ask has an agent's session begin with SESSION. Nobody waits for the answer, which Handle takes: OPENs may follow in
+// ask has an agent's session begin with SESSION. Nobody waits for the answer, which Handle takes: OPENs may follow in
 // the same flight, since each says its own first credit.
-func (s *Session) Ask() {
+func (s *Session) ask() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asked = true

@@ -141,7 +141,7 @@ func New(cfg Config) *Anchor {
 // ends. It closes the link. It returns when every origin connection of the session has ended.
 func (a *Anchor) Serve(ctx context.Context, l net.Conn, id proto.Identity, agentAddr netip.AddrPort) error {
 	defer l.Close()
-	credit, err := ask(l)
+	req, err := ask(l)
 	if err != nil {
 		return err
 	}
@@ -150,38 +150,37 @@ func (a *Anchor) Serve(ctx context.Context, l net.Conn, id proto.Identity, agent
 	var wg sync.WaitGroup
 	at := &attached{id: proto.NewSessionID(), agent: id, addr: agentAddr, since: time.Now(), inUse: map[string]int{}}
 	at.sess = session.New(session.Config{
-		Server: true, PeerWindow: int(credit), MaxStreams: a.cfg.MaxStreams, Log: a.log,
+		Server: true, ID: at.id, PeerWindow: int(req.Credit), MaxStreams: a.cfg.MaxStreams, Log: a.log,
 		Accept: func(st *session.Stream, service string) { a.open(ctx, &wg, at, st, service) },
 	})
 	if err := a.attach(at); err != nil {
 		return err
 	}
 	defer a.detach(at)
-	err = proto.WriteMessage(l, &proto.SessionOK{ID: at.id, Credit: session.DefaultWindow, MaxStreams: uint32(a.cfg.MaxStreams)})
-	if err == nil {
-		err = link.Pump(ctx, l, at.sess)
-	}
+	share, _ := at.sess.Serve(req, time.Now())
+	err = link.Pump(ctx, l, share)
 	at.sess.Close(err)
 	cancel()
 	wg.Wait()
 	return err
 }
 
-// ask reads SESSION and returns the first credit of streams towards the agent.
-func ask(l net.Conn) (uint32, error) {
+// ask reads SESSION.
+func ask(l net.Conn) (*proto.Session, error) {
 	l.SetDeadline(time.Now().Add(askTimeout))
 	m, err := proto.NewReader(l, sessionFrameSize).Message()
 	if err != nil {
-		return 0, fmt.Errorf("wait for SESSION: %w", err)
+		return nil, fmt.Errorf("wait for SESSION: %w", err)
 	}
 	req, ok := m.(*proto.Session)
 	if !ok {
-		return 0, fmt.Errorf("wait for SESSION: got type %#x: %w", uint8(m.Type()), proto.ErrMessage)
+		return nil, fmt.Errorf("wait for SESSION: got type %#x: %w", uint8(m.Type()), proto.ErrMessage)
 	}
 	if err := l.SetDeadline(time.Time{}); err != nil {
-		return 0, fmt.Errorf("wait for SESSION: %w", err)
+		return nil, fmt.Errorf("wait for SESSION: %w", err)
 	}
-	return min(req.Credit, maxFirstWindow), nil // what is sent is kept until acknowledged: a bound on our memory
+	req.Credit = min(req.Credit, maxFirstWindow)
+	return req, nil // what is sent is kept until acknowledged: a bound on our memory
 }
 
 func (a *Anchor) attach(at *attached) error {

@@ -91,10 +91,10 @@ func (w *world) connect() {
 	id := proto.Identity{Roles: []proto.Role{proto.RoleAgent}, Agent: agentID, Groups: []string{"staff"}}
 	go func() { served <- w.a.Serve(t.Context(), far, id, agentAddr) }()
 	s := session.New(session.Config{})
-	s.Ask()
+	share := s.Ask()
 	w.s = s
 	var wg sync.WaitGroup
-	wg.Go(func() { s.Close(link.Pump(t.Context(), near, s)) })
+	wg.Go(func() { s.Close(link.Pump(t.Context(), near, share)) })
 	t.Cleanup(func() {
 		s.Close(nil)
 		wg.Wait()
@@ -324,11 +324,11 @@ func TestCaps(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- w.a.Serve(t.Context(), far, proto.Identity{Agent: agentID}, agentAddr) }()
 	s := session.New(session.Config{})
-	s.Ask()
+	share := s.Ask()
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
-		s.Close(link.Pump(t.Context(), near, s))
+		s.Close(link.Pump(t.Context(), near, share))
 	}()
 	if _, err := s.Open(t.Context(), "web"); err == nil {
 		t.Error("a stream in a session over the cap was opened")
