@@ -23,10 +23,10 @@ func TestStates(t *testing.T) {
 	with := func(l load) func(*machine, time.Time) []action {
 		return func(m *machine, now time.Time) []action { return m.advance(now, l) }
 	}
-	busy := load{clients: 2, streams: 3, unmoved: 2, replacement: true}
-	acked := load{clients: 2, streams: 3, replacement: true}
+	busy := load{clients: 2, carried: 3, unmoved: 2, replacement: true}
+	acked := load{clients: 2, carried: 3, replacement: true}
 	moved := load{replacement: true}
-	alone := load{clients: 2, streams: 3, unmoved: 2}
+	alone := load{clients: 2, carried: 3, unmoved: 2}
 
 	for _, tc := range []struct {
 		name   string
