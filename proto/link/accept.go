@@ -264,8 +264,12 @@ func (a *Acceptor) establish(ctx context.Context, c net.Conn, v proto.Verified) 
 	l.Since = a.Clock()
 	lctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	a.live.add(l, v.Agent, cancel)
-	defer a.live.remove(l)
+	e := &entry{
+		Live: Live{Agent: v.Agent, Addr: l.Remote(), Local: addrPort(c.LocalAddr()), Kind: l.Kind, Since: l.Since},
+		end:  func() { cancel(); l.Abort() },
+	}
+	a.live.add(e)
+	defer a.live.remove(e)
 	switch v.Kind {
 	case proto.KindControl:
 		a.stats.control.Add(1)
