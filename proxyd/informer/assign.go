@@ -46,7 +46,7 @@ func (c condition) refusal(now time.Time) string {
 		return why
 	}
 	if now.Sub(c.busy) < busyFor {
-		return "is full or refused clients a moment ago"
+		return "refused clients a moment ago, because it is full; wait, or choose another"
 	}
 	return ""
 }
@@ -56,9 +56,9 @@ func (c condition) refusal(now time.Time) string {
 func (c condition) lost(now time.Time) string {
 	switch {
 	case now.Sub(c.attacked) < attackMemory:
-		return "is under attack, or was within the last minute"
+		return "is under attack, or was within the last minute; wait, or choose another"
 	case c.away != "":
-		return "is " + c.away
+		return "is " + c.away + "; wait, or choose another"
 	}
 	return ""
 }
@@ -132,7 +132,7 @@ func (i *Informer) Refusal(node proto.NodeID) string {
 
 func (i *Informer) refusalLocked(n Neighbour, now time.Time) string {
 	if !n.HasKey {
-		return "has not handed over a key: its peer link has not been up since this proxyd started"
+		return "has not handed over a key: its peer link has not been up since this proxyd started; is it running, and does the backplane reach it?"
 	}
 	return i.conditions[n.Node].refusal(now)
 }

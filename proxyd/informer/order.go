@@ -37,7 +37,7 @@ type Progress struct {
 	Agents       int // that it is for
 	Told         int
 	Acknowledged int
-	Gone         int // their control link here has ended
+	Gone         int // their control link here has ended, and what else the caller counts
 	Nowhere      int // no next proxy for them
 }
 
@@ -61,8 +61,8 @@ func (i *Informer) Move(ctx context.Context, o Order, who func(proto.AgentID) bo
 // Again asks those again that were not told yet, or do not go.
 func (mv *Moving) Again(ctx context.Context) { mv.i.move(ctx, mv.order) }
 
-// Progress tells how far it is now.
-func (mv *Moving) Progress() Progress {
+// Progress tells how far it is now. here says of an agent without a control link whether it has others.
+func (mv *Moving) Progress(here func(proto.AgentID) bool) Progress {
 	mv.i.mu.Lock()
 	defer mv.i.mu.Unlock()
 	p := Progress{Agents: len(mv.members)}
@@ -75,7 +75,7 @@ func (mv *Moving) Progress() Progress {
 		if m.acked {
 			p.Acknowledged++
 		}
-		if m.left {
+		if m.left && !here(m.Agent) {
 			p.Gone++
 		}
 	}

@@ -11,12 +11,12 @@ const (
 	maxRetry = 25 * time.Second
 )
 
-// admission lets new links in at a rate, so that a thousand clients that come at once cost this proxy
+// intake lets new links in at a rate, so that a thousand clients that come at once cost this proxy
 // no more handshakes a second than it has time for. It reads no clock.
 //
 // Who comes too early is told a time drawn from the whole of the time that those before him take: the
 // backlog, which grows with each that is turned away and shrinks at the rate.
-type admission struct {
+type intake struct {
 	rate, burst float64 // set once
 
 	mu      sync.Mutex
@@ -25,12 +25,12 @@ type admission struct {
 	at      time.Time
 }
 
-func newAdmission(rate, burst float64, now time.Time) *admission {
-	return &admission{rate: rate, burst: burst, tokens: burst, at: now}
+func newIntake(rate, burst float64, now time.Time) *intake {
+	return &intake{rate: rate, burst: burst, tokens: burst, at: now}
 }
 
 // take admits a link now, or says when to come again. jitter draws from the duration that it is given.
-func (a *admission) take(now time.Time, jitter func(time.Duration) time.Duration) (again time.Duration, ok bool) {
+func (a *intake) take(now time.Time, jitter func(time.Duration) time.Duration) (again time.Duration, ok bool) {
 	if a.rate <= 0 {
 		return 0, true
 	}

@@ -22,7 +22,7 @@ func (a *arrivals) Pop() any {
 
 // herd lets clients come until each is in: the time of the last one, how often they came in all, and
 // the most that came in within any second.
-func herd(a *admission, start time.Time, clients arrivals) (last time.Duration, came int, most int) {
+func herd(a *intake, start time.Time, clients arrivals) (last time.Duration, came int, most int) {
 	r := rand.New(rand.NewPCG(1, 2))
 	jitter := func(d time.Duration) time.Duration { return time.Duration(r.Int64N(int64(d))) }
 	heap.Init(&clients)
@@ -62,7 +62,7 @@ func TestAdmissionOfAHerd(t *testing.T) {
 			for i := range clients {
 				all = append(all, tc.within*time.Duration(i)/clients)
 			}
-			last, came, most := herd(newAdmission(rate, burst, start), start, all)
+			last, came, most := herd(newIntake(rate, burst, start), start, all)
 			t.Logf("last in after %v, %d arrivals, at most %d in a second", last, came, most)
 			if last > tc.last || came > tc.came || most > rate+burst {
 				t.Errorf("last in after %v, %d arrivals, %d in a second; want within %v, %d, %d", last, came, most, tc.last, tc.came, rate+burst)
@@ -73,14 +73,14 @@ func TestAdmissionOfAHerd(t *testing.T) {
 
 func TestAdmissionOff(t *testing.T) {
 	start := time.Unix(1_800_000_000, 0)
-	if _, came, _ := herd(newAdmission(0, 0, start), start, make(arrivals, 5000)); came != 5000 {
+	if _, came, _ := herd(newIntake(0, 0, start), start, make(arrivals, 5000)); came != 5000 {
 		t.Errorf("without a rate %d arrivals for 5000 clients", came)
 	}
 }
 
 func TestAdmissionSaysNoMoreThanAReplyCan(t *testing.T) {
 	start := time.Unix(1_800_000_000, 0)
-	a := newAdmission(1, 1, start)
+	a := newIntake(1, 1, start)
 	whole := func(d time.Duration) time.Duration { return d }
 	a.take(start, whole)
 	for range 1000 {
