@@ -63,8 +63,6 @@ func (c condition) lost(now time.Time) string {
 	return ""
 }
 
-func (c condition) permitted(now time.Time) bool { return c.refusal(now) == "" }
-
 // rank orders neighbours for an agent by rendezvous hash (highest random weight): each agent has its
 // own order, and taking one neighbour away moves only the agents that were on it.
 func rank(agent proto.AgentID, ns []Neighbour) []Neighbour {
