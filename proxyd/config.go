@@ -41,6 +41,8 @@ type Config struct {
 	Attack     AttackConfig     `toml:"attack"`
 	SYNChecker SYNCheckerConfig `toml:"syn_checker"`
 	Firewall   FirewallConfig   `toml:"firewall"`
+	Admission  AdmissionConfig  `toml:"admission"`
+	StopWait   Duration         `toml:"stop_wait"` // a stop waits so long for its agents to go elsewhere; 0: not at all
 }
 
 // ServiceConfig is one [[service]]: a named origin and the addresses that clients dial for it.
@@ -97,6 +99,13 @@ type FirewallConfig struct {
 	Allow []netip.Prefix `toml:"allow"` // management: never dropped
 }
 
+// AdmissionConfig is [admission]: how many new links a second this edge takes; the others are told to
+// come again. Clients that it sends on are spread over the next proxy's, which it takes for the same.
+type AdmissionConfig struct {
+	Rate  int `toml:"rate"`  // 0: no limit
+	Burst int `toml:"burst"` // beyond it, at once
+}
+
 // Duration is a time.Duration written as "30s".
 type Duration struct{ time.Duration }
 
@@ -121,6 +130,8 @@ func DefaultConfig() Config {
 		},
 		Attack:     AttackConfig{Quiet: Duration{30 * time.Second}, SuspendAfter: Duration{30 * time.Second}},
 		SYNChecker: SYNCheckerConfig{P: 1},
+		Admission:  AdmissionConfig{Rate: 2000, Burst: 500},
+		StopWait:   Duration{5 * time.Second},
 	}
 }
 

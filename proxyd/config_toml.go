@@ -69,6 +69,11 @@ var schema = map[string]keyKind{
 	"syn_checker.p":         {num, "write a share from 0 to 1"},
 	"syn_checker.syn_limit": {num, "write SYN packets per second, 0 for no limit"},
 
+	"stop_wait":       {str, `write a duration of up to a minute, such as "5s", or "0s" to stop at once`},
+	"admission":       {table, "write [admission]"},
+	"admission.rate":  {whole, "write new links per second, 0 for no limit"},
+	"admission.burst": {whole, "write a number of links, 500 if in doubt"},
+
 	"firewall":       {table, "write [firewall]"},
 	"firewall.allow": {list, `write a list of prefixes, such as ["192.0.2.0/24"]`},
 }

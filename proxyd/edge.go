@@ -39,6 +39,7 @@ type edge struct {
 	packets  *packethandler.Handler
 	checker  *synchecker.Checker
 	informer *informer.Informer
+	intake   *intake
 	firewall Firewall
 	counter  detect.Counter
 	detector *detect.Detector
@@ -47,14 +48,19 @@ type edge struct {
 
 	services atomic.Pointer[map[string]anchor.Service]
 	verdict  atomic.Pointer[detect.Verdict]
+	stopping atomic.Bool // its agents are being sent on; no new link is taken
 
 	mu      sync.Mutex
 	machine *machine
 	counts  counts
+	drainTo proto.NodeID // of the operator's drain; zero: each client its own
 }
 
 // counts are the proxy's own, beside those of its components.
-type counts struct{ suspensions uint64 }
+type counts struct {
+	suspensions uint64
+	retries     uint64 // links told to come again, because too many came at once
+}
 
 func newEdge(p *Proxy) (*edge, error) {
 	self, ok := p.state.Self()
@@ -78,7 +84,8 @@ func newEdge(p *Proxy) (*edge, error) {
 		Interval:  p.cfg.Detector.Interval.Duration, Quiet: p.cfg.Detector.Interval.Duration,
 	})
 	e.machine = newMachine(e.hidden, p.cfg.Attack.Quiet.Duration, p.cfg.Attack.SuspendAfter.Duration, e.host.Now())
-	e.informer = informer.New(informer.Config{Self: self.ID, Peers: lazyPeers{p}, Now: e.host.Now, Log: p.log})
+	e.informer = informer.New(informer.Config{Self: self.ID, Peers: lazyPeers{p}, Rate: p.cfg.Admission.Rate, Now: e.host.Now, Log: p.log})
+	e.intake = newIntake(float64(p.cfg.Admission.Rate), float64(p.cfg.Admission.Burst), e.host.Now())
 	e.setServices(p.state.Doc())
 	origins := anchor.Config{Services: e.service, Dial: e.host.Dial, Log: p.log}
 	if h, ok := e.host.(interface {

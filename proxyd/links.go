@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
@@ -25,16 +26,38 @@ const (
 // decide answers a verified preamble at the link listener: nil lets it in. Admitted clients never
 // meet the SYN Checker, so an attacked proxy sends them on here.
 func (e *edge) decide(v proto.Verified, from netip.AddrPort) *proto.Reply {
-	if v.Kind == proto.KindEnrol || e.is(Active) || e.is(Standby) {
+	stopping, state := e.stopping.Load(), e.state()
+	switch {
+	case v.Kind == proto.KindEnrol && !stopping:
 		return nil
+	case !stopping && (state == Active || state == Standby):
+		return e.admit(v, from)
 	}
-	if r, ok := e.informer.Transfer(v, from); ok {
-		return &r
+	if v.Kind != proto.KindEnrol { // a token's holder is told no hidden edge
+		if r, ok := e.informer.Transfer(v, from); ok {
+			return &r
+		}
 	}
-	if e.is(Suspended) {
+	if stopping || state == Suspended {
 		return &proto.Reply{Kind: proto.ReplyRetry, After: retryIn, Client: from}
 	}
-	return nil // no replacement: it serves, and says so in its state
+	return e.admit(v, from) // no replacement: it serves, and says so in its state
+}
+
+// admit lets a link in, or tells it to come again when too many come at once. A probe costs no
+// handshake.
+func (e *edge) admit(v proto.Verified, from netip.AddrPort) *proto.Reply {
+	if v.Kind == proto.KindProbe {
+		return nil
+	}
+	again, ok := e.intake.take(e.host.Now(), rand.N[time.Duration])
+	if ok {
+		return nil
+	}
+	e.mu.Lock()
+	e.counts.retries++
+	e.mu.Unlock()
+	return &proto.Reply{Kind: proto.ReplyRetry, After: again, Client: from}
 }
 
 // data ends a data link: this edge is the session's anchor.

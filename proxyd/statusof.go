@@ -31,12 +31,12 @@ func (p *Proxy) Status() Status {
 }
 
 // serves reports whether a proxy in the state carries clients.
-func serves(s State) bool { return s == Active || s == Defending }
+func serves(s State) bool { return s == Active || s == Defending || s == Draining }
 
 func (e *edge) fill(st *Status) {
 	e.mu.Lock()
 	st.State, st.Since, st.Why = e.machine.state, e.machine.since, e.machine.why
-	suspensions := e.counts.suspensions
+	own := e.counts
 	e.mu.Unlock()
 	if st.Serving = serves(st.State); st.Serving {
 		st.Frontends = append(st.Frontends, st.Node)
@@ -53,14 +53,19 @@ func (e *edge) fill(st *Status) {
 			st.Thresholds[k] = t
 		}
 	}
-	st.Agents, _ = e.informer.Members()
+	var waiting int
+	st.Agents, waiting = e.informer.Members()
+	st.Links = e.acceptor.DataLinks()
+	if st.State == Defending || st.State == Draining {
+		st.Leaving = &Leaving{Agents: st.Agents, Waiting: waiting, Links: st.Links, Plain: e.packets.Stats().Open}
+	}
 	st.Streams, st.Plain = e.anchor.Streams(), e.packets.Stats().Open
 	st.Disclosed = e.informer.Disclosed()
 	if e.firewall != nil { // not open yet
 		st.Admitted = e.firewall.Admitted()
 	}
 	st.Counts = e.allCounts()
-	st.Counts["suspensions"] = suspensions
+	st.Counts["suspensions"], st.Counts["links_retry"] = own.suspensions, own.retries
 }
 
 // allCounts gathers what the components counted, by the names of the README.

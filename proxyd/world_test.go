@@ -163,7 +163,8 @@ type world struct {
 	public netip.AddrPort // of the service, for plain clients
 }
 
-func newWorld(t *testing.T) *world {
+// newWorld starts one; with may change what the signing node declares, and the settings of each node.
+func newWorld(t *testing.T, with ...func(*Config)) *world {
 	base, err := os.MkdirTemp("", "ms") // short: a socket's path has 108 bytes at most
 	if err != nil {
 		t.Fatal(err)
@@ -179,16 +180,25 @@ func newWorld(t *testing.T) *world {
 		{Name: "p1", Kind: "entry", Public: lo, LinkPort: freeAddr(t).Port(), Backplane: freeAddr(t), Neighbours: []string{"p2"}},
 		{Name: "p2", Kind: "hidden", Public: lo, LinkPort: freeAddr(t).Port(), Backplane: freeAddr(t)},
 	}
+	for _, change := range with {
+		change(&w.cfg)
+	}
 	if _, err := fleet.Init(w.cfg.State, w.cfg.Declaration(), time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	w.run("sign", w.cfg)
-	for _, name := range []string{"p1", "p2"} {
-		w.join(name)
-		w.run(name, w.config(name))
+	for _, n := range w.cfg.Nodes[1:] {
+		w.join(n.Name)
+		cfg := w.config(n.Name)
+		for _, change := range with {
+			change(&cfg)
+		}
+		w.run(n.Name, cfg)
 	}
 	w.eventually("P1 holds P2's handover key", func() bool { return w.nodes["p1"].edge.informer.Replacement() })
-	w.eventually("both edges take links", func() bool { return w.listens("p1") && w.listens("p2") })
+	for _, n := range w.cfg.Nodes[1:] {
+		w.eventually(n.Name+" takes links", func() bool { return w.listens(n.Name) })
+	}
 	return w
 }
 

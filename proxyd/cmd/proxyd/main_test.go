@@ -104,6 +104,9 @@ func TestAFleetFromTheCommandLine(t *testing.T) {
 	m.waitRunning(ended)
 	m.refused("another proxyd runs", "run", "-c", "@sign.toml")
 	m.must("sign (signer, ", "status", "-c", "@sign.toml")
+	m.must("no agent is connected", "agents", "-c", "@sign.toml")
+	m.refused("no agent is connected to this node, which is no edge", "drain", "-c", "@sign.toml")
+	m.refused("no agent is connected to this node, which is no edge", "drain", "--undo", "-c", "@sign.toml")
 	m.must(`"kind": "signer"`, "status", "--json", "-c", "@sign.toml")
 
 	m.must("for role edge in ", "token", "create", "-c", "@sign.toml", "--role", "edge", "--node", "p1", "--out", "@p1.token")
@@ -194,7 +197,7 @@ func TestPrintStatus(t *testing.T) {
 	st := proxyd.Status{
 		Node: "p1", ID: "0011223344556677", Kind: "entry", State: proxyd.Defending, Since: now.Add(-5 * time.Second), Why: "syn 9000/s over 2000/s",
 		Frontends: []string{"p2"}, Rates: map[string]float64{"all": 9100, "syn": 9000}, Thresholds: map[string]float64{"syn": 2000},
-		Counts: map[string]uint64{"transfers": 4}, Agents: 3, Streams: 9, Disclosed: map[string]int{"p2": 3},
+		Counts: map[string]uint64{"transfers": 4}, Agents: 3, Leaving: &proxyd.Leaving{Agents: 3, Waiting: 1, Links: 6, Plain: 2}, Streams: 9, Disclosed: map[string]int{"p2": 3},
 		Peers: []proxyd.PeerStatus{{Name: "p2", Up: true, State: "active"}, {Name: "p3"}}, Version: "v1",
 	}
 	var b strings.Builder
@@ -204,6 +207,7 @@ func TestPrintStatus(t *testing.T) {
 	for _, want := range []string{
 		"p1 (entry, 0011223344556677) is defending since ", "(5s): syn 9000/s over 2000/s\n",
 		"frontend   p2\n", "3 agents, 9 streams", "syn        9000  threshold 2000  EXCEEDED\n", "all        9100  no threshold\n",
+		"left       3 agents (1 have not answered), 6 links, 2 plain connections\n",
 		"told       p2 to 3 agents\n", "peers      p2 up, active\n", "p3 down\n", "transfers 4",
 	} {
 		if !strings.Contains(b.String(), want) {

@@ -42,13 +42,17 @@ func (c *statusCmd) Run(e *env) error {
 
 type downCmd struct{}
 
+func (downCmd) Help() string {
+	return "The agents are sent to another proxy first, for at most stop_wait (5s); a second `proxyd down`, or a signal, stops at once."
+}
+
 // Run stops the proxyd that runs here, and returns when it has ended.
 func (c *downCmd) Run(e *env) error {
 	cfg, err := e.config()
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(e.ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(e.ctx, 30*time.Second+cfg.StopWait.Duration)
 	defer cancel()
 	return proxyd.ControlDown(ctx, cfg.Socket)
 }
@@ -71,6 +75,9 @@ func printStatus(w io.Writer, st proxyd.Status, now time.Time) error {
 		}
 		fmt.Fprintf(tw, "frontend\t%s\n", frontends)
 		fmt.Fprintf(tw, "clients\t%d agents, %d streams, %d plain connections, %d addresses admitted\n", st.Agents, st.Streams, st.Plain, st.Admitted)
+	}
+	if l := st.Leaving; l != nil {
+		fmt.Fprintf(tw, "left\t%d agents (%d have not answered), %d links, %d plain connections\n", l.Agents, l.Waiting, l.Links, l.Plain)
 	}
 	printRates(tw, st)
 	if len(st.Disclosed) > 0 {
