@@ -30,7 +30,7 @@ var (
 
 // world is an agent's session with an Anchor over loopback, and an origin.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	a      *Anchor
 	s      *session.Session
 	l      net.Conn // the agent's end of the link
@@ -38,7 +38,7 @@ type world struct {
 	served chan error
 }
 
-func listen(t *testing.T) *net.TCPListener {
+func listen(t testing.TB) *net.TCPListener {
 	t.Helper()
 	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -49,7 +49,7 @@ func listen(t *testing.T) *net.TCPListener {
 }
 
 // tcpPair is a real connection: resets must be real.
-func tcpPair(t *testing.T) (a, b net.Conn) {
+func tcpPair(t testing.TB) (a, b net.Conn) {
 	t.Helper()
 	l := listen(t)
 	defer l.Close()
@@ -63,7 +63,7 @@ func tcpPair(t *testing.T) (a, b net.Conn) {
 	return a, b
 }
 
-func start(t *testing.T, edit func(*Config, *Service)) *world {
+func start(t testing.TB, edit func(*Config, *Service)) *world {
 	t.Helper()
 	w := &world{t: t, origin: listen(t), served: make(chan error, 1)}
 	svc := Service{Name: "web", Origin: w.origin.Addr().String(), Public: []netip.AddrPort{netip.MustParseAddrPort("198.18.0.1:443")}}
@@ -74,14 +74,16 @@ func start(t *testing.T, edit func(*Config, *Service)) *world {
 	if cfg.Dial != nil {
 		cfg.Begin = nil
 	}
-	cfg.Services = func(name string) (Service, bool) { return svc, name == svc.Name }
+	if cfg.Services == nil {
+		cfg.Services = func(name string) (Service, bool) { return svc, name == svc.Name }
+	}
 	w.a = run(t, cfg)
 	w.connect()
 	return w
 }
 
 // run makes an Anchor whose Run must end with the test, and leave nothing.
-func run(t *testing.T, cfg Config) *Anchor {
+func run(t testing.TB, cfg Config) *Anchor {
 	t.Helper()
 	a := New(cfg)
 	ctx, stop := context.WithCancel(context.Background())

@@ -26,7 +26,8 @@ func (f *failure) Error() string { return fmt.Sprintf("%s: %s: %v", f.code, f.te
 // open answers one OPEN without waiting: where the origin has answered at once, itself, else in a goroutine, which
 // carries the stream to its end. The stream and its origin belong to the session, whatever becomes of the link.
 func (a *Anchor) open(at *attached, st *session.Stream, name string) {
-	full := a.streams.Add(1) > int64(a.cfg.MaxAllStreams) || a.budget.full()
+	full := a.streams.Add(1) > int64(a.cfg.MaxAllStreams)
+	noMemory := a.budget.full()
 	at.use(name, 1)
 	at.share.Must(streamCost)
 	end := func() {
@@ -38,6 +39,8 @@ func (a *Anchor) open(at *attached, st *session.Stream, name string) {
 	switch {
 	case full:
 		a.fail(at, st, name, &failure{code: proto.OpenBusy, text: "too many connections at this proxy"})
+	case noMemory:
+		a.fail(at, st, name, &failure{code: proto.OpenBusy, text: "the proxy has no memory left for another connection"})
 	case !ok || !permitted(svc, at.agent):
 		a.fail(at, st, name, &failure{proto.OpenDenied, "no such service for this agent's groups", nil})
 	default:
@@ -57,23 +60,22 @@ func (a *Anchor) connect(at *attached, st *session.Stream, svc Service, end func
 		end()
 	case !answered:
 		a.wg.Go(func() {
-			defer end()
 			origin, err := a.wait(st, d)
 			if err == nil {
 				err = a.introduce(origin, at, svc)
 			}
 			if err != nil {
 				a.refuse(at, st, svc, err)
+				end()
 				return
 			}
 			a.opened.Add(1)
 			st.AcceptOK()
-			a.relay(at, st, origin)
+			a.relay(at, st, origin, end)
 		})
 	default:
 		// Made before the answer, so that the link's writer, which carries that, is what runs next.
 		a.wg.Go(func() {
-			defer end()
 			origin, err := d.Conn()
 			if err == nil {
 				err = a.introduce(origin, at, svc)
@@ -81,9 +83,10 @@ func (a *Anchor) connect(at *attached, st *session.Stream, svc Service, end func
 			if err != nil {
 				a.log.Debug("origin lost", "service", svc.Name, "err", err)
 				st.Abort()
+				end()
 				return
 			}
-			a.relay(at, st, origin)
+			a.relay(at, st, origin, end)
 		})
 		a.opened.Add(1)
 		st.AcceptOK()

@@ -42,18 +42,22 @@ func (r *relaying) carryReady() (ok bool, err error) {
 			r.giveBack(b)
 		}
 	}()
+	v := &activity{src: c}
 	for {
-		if err := raw.Read(try); err != nil {
-			return true, err
+		n = 0
+		if err = raw.Read(try); err == nil && got != nil {
+			err = os.NewSyscallError("read", got)
 		}
-		switch {
-		case got != nil:
-			return true, os.NewSyscallError("read", got)
-		case n == 0:
+		if err == nil && n == 0 {
 			return true, nil
 		}
-		if err := r.toAgent(b[:n]); err != nil {
+		if err = v.read(n, err); err != nil {
 			return true, err
+		}
+		if n > 0 {
+			if err := r.toAgent(b[:n]); err != nil {
+				return true, err
+			}
 		}
 	}
 }

@@ -17,8 +17,9 @@ import (
 // Sizes and times of a relayed stream (ours).
 const (
 	bufferSize = 32 << 10
-	smallSize  = 1 << 10                // that a direction has while nothing flows
+	smallSize  = 512                    // that a direction has while nothing flows
 	bulkTurn   = 100 * time.Millisecond // for which it has a large one at most before it must show that bytes still flow
+	idleTurn   = time.Second            // without a byte: the direction goes on in a new goroutine
 	stuckAfter = 250 * time.Millisecond // a write to an origin that takes longer is watched
 	linger     = 2 * time.Second        // for the last bytes to an origin whose agent has gone
 )
@@ -27,12 +28,14 @@ var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
 // relaying is one stream joined to its origin connection. Two goroutines, one for each direction, are all that it has
 // while it is idle: whichever ends first watches for the other, and who writes to an origin that does not read gets a
-// watch of its own.
+// watch of its own. A stack that has grown is not given back, so a direction that was busy and falls idle goes on in a new
+// goroutine.
 type relaying struct {
 	a      *Anchor
 	at     *attached
 	st     *session.Stream
 	origin net.Conn
+	end    func()
 
 	upDone  atomic.Bool // the agent's end was passed on, or is about to be
 	halves  atomic.Int32
@@ -40,28 +43,24 @@ type relaying struct {
 	watched atomic.Bool
 }
 
-// relay carries bytes both ways until both directions ended, or one was reset.
-func (a *Anchor) relay(at *attached, st *session.Stream, origin net.Conn) {
-	r := &relaying{a: a, at: at, st: st, origin: origin, over: make(chan struct{})}
-	var up sync.WaitGroup
-	up.Go(func() {
-		r.up()
-		r.half()
-	})
-	r.down()
-	r.half()
-	up.Wait()
-	st.Close()
-	origin.Close()
+// relay carries bytes both ways until both directions ended, or one was reset; end is called then. It does not wait: each
+// direction has a goroutine that is new, since one that has dialled keeps a stack of twice the size.
+func (a *Anchor) relay(at *attached, st *session.Stream, origin net.Conn, end func()) {
+	r := &relaying{a: a, at: at, st: st, origin: origin, end: end, over: make(chan struct{})}
+	a.wg.Go(r.up)
+	a.wg.Go(r.down)
 }
 
 // half is called when a direction has ended.
 func (r *relaying) half() {
-	if r.halves.Add(1) == 2 {
-		close(r.over)
+	if r.halves.Add(1) < 2 {
+		r.watch()
 		return
 	}
-	r.watch()
+	close(r.over)
+	r.st.Close()
+	r.origin.Close()
+	r.end()
 }
 
 // watch resets the origin when the session ends, or when the stream is reset while both directions wait
@@ -102,7 +101,13 @@ func (r *relaying) delivered() bool {
 
 // up carries the agent's bytes to the origin.
 func (r *relaying) up() {
-	if err := r.carry(r.toOrigin, r.st); err != nil {
+	err := r.carry(r.toOrigin, r.st)
+	if err == errIdle {
+		r.a.wg.Go(r.up)
+		return
+	}
+	defer r.half()
+	if err != nil {
 		r.abort()
 		return
 	}
@@ -121,6 +126,11 @@ func (r *relaying) down() {
 	if !ok {
 		err = r.carry(r.toAgent, r.origin)
 	}
+	if err == errIdle {
+		r.a.wg.Go(r.down)
+		return
+	}
+	defer r.half()
 	if err != nil || (link.WasReset(r.origin) && !r.upDone.Load()) {
 		r.abort()
 		return
@@ -181,9 +191,42 @@ type source interface {
 	SetReadDeadline(t time.Time) error
 }
 
+// errIdle is that a direction was busy and has fallen idle.
+var errIdle = errors.New("idle")
+
+// activity tells by a source's read deadline when that falls idle. It costs one timer a turn, and none in an idle one.
+type activity struct {
+	src   source
+	armed bool
+	moved bool // bytes, in this turn
+}
+
+func (v *activity) arm() error {
+	v.armed, v.moved = true, false
+	return v.src.SetReadDeadline(time.Now().Add(idleTurn))
+}
+
+// read takes in what a Read returned; errIdle: nothing has moved for a turn.
+func (v *activity) read(n int, err error) error {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded) && v.moved:
+		return v.arm()
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		if err := v.src.SetReadDeadline(time.Time{}); err != nil {
+			return err
+		}
+		return errIdle
+	case err == nil && !v.armed:
+		return v.arm()
+	}
+	v.moved = v.moved || n > 0
+	return err
+}
+
 // carry copies until the end of src, nil, or an error. It waits with a small buffer.
 func (r *relaying) carry(to func([]byte) error, src source) error {
 	small := make([]byte, smallSize)
+	v := &activity{src: src}
 	for {
 		n, err := src.Read(small)
 		if n > 0 {
@@ -192,8 +235,10 @@ func (r *relaying) carry(to func([]byte) error, src source) error {
 			}
 		}
 		if err == nil && n == len(small) { // there is more
+			v.armed = false
 			err = r.bulk(to, src)
 		}
+		err = v.read(n, err)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
