@@ -14,7 +14,7 @@ const (
 	notSentLowat = 128 << 10 // so that small frames don't wait behind megabytes in the kernel
 	userTimeout  = 10 * time.Second
 	relayTimeout = 30 * time.Second
-	deferAccept  = 2               // seconds; as long as a preamble may take
+	deferAccept  = 2 // seconds; as long as a preamble may take
 )
 
 // prepare sets what must be set before connect. Each option is an optimisation: a kernel without it
