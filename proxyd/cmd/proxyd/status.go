@@ -74,7 +74,7 @@ func printStatus(w io.Writer, st proxyd.Status, now time.Time) error {
 			frontends = "nobody"
 		}
 		fmt.Fprintf(tw, "frontend\t%s\n", frontends)
-		fmt.Fprintf(tw, "clients\t%d agents, %d streams, %d plain connections, %d addresses admitted\n", st.Agents, st.Streams, st.Plain, st.Admitted)
+		fmt.Fprintf(tw, "clients\t%d agents, %d links, %d streams, %d plain connections, %d addresses admitted\n", st.Agents, st.Links, st.Streams, st.Plain, st.Admitted)
 	}
 	if l := st.Leaving; l != nil {
 		fmt.Fprintf(tw, "left\t%d agents (%d have not answered), %d links, %d plain connections\n", l.Agents, l.Waiting, l.Links, l.Plain)
