@@ -179,6 +179,7 @@ func (e *edge) start(ctx context.Context, g *errgroup.Group) {
 	part("Informer", e.informer.Run)
 	part("door", e.door.run)
 	part("states", e.loop)
+	part("anchor", e.anchor.Run)
 	part("firewall", e.firewall.Watch)
 	if !e.hidden {
 		part("Packet Handler", e.packets.Run)

@@ -86,10 +86,8 @@ func (e *edge) control(ctx context.Context, l *link.Link, v proto.Verified) {
 		return
 	}
 	m := &informer.Member{Agent: v.Agent, Addr: l.Remote(), Send: send}
-	for _, s := range e.anchor.Sessions() {
-		if s.Agent == v.Agent {
-			m.Session, m.Services = s.ID, s.Services
-		}
+	for _, s := range e.anchor.SessionsOf(v.Agent) {
+		m.Session, m.Services = s.ID, s.Services
 	}
 	leave := e.informer.Join(m)
 	defer e.poke()
