@@ -43,6 +43,8 @@ func (c *checker) check() {
 	c.nodes()
 	c.services()
 	c.neighbours()
+	c.relayPorts()
+	c.anchors()
 }
 
 // sorted is what was found, from the top of the file down.

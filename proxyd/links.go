@@ -60,25 +60,33 @@ func (e *edge) admit(v proto.Verified, from netip.AddrPort) *proto.Reply {
 	return &proto.Reply{Kind: proto.ReplyRetry, After: again, Client: from}
 }
 
-// data ends a data link: this edge is the session's anchor.
+// data ends a data link: this edge is the session's anchor. The door is for agents that dial this node.
 func (e *edge) data(ctx context.Context, l *link.Link, v proto.Verified) {
-	e.came(l)
+	if l.Via.IsZero() {
+		e.came(l.Remote())
+	}
 	if err := e.anchor.Serve(ctx, l, l.Peer, l.Remote()); err != nil && !errors.Is(err, io.EOF) && ctx.Err() == nil {
 		e.log.Debug("data link ended", "agent", v.Agent, "addr", l.Remote(), "err", err)
 	}
 	e.poke()
 }
 
+// relay begins to pass a data link on to the anchor that it names.
+func (e *edge) relay(ctx context.Context, v proto.Verified, from netip.AddrPort) (net.Conn, error) {
+	e.came(from)
+	return e.p.dialAnchor(ctx, v, from)
+}
+
 // came keeps the door open for whoever has a link.
-func (e *edge) came(l *link.Link) {
+func (e *edge) came(from netip.AddrPort) {
 	if e.hidden {
-		e.door.welcome(l.Remote().Addr(), refreshFor)
+		e.door.welcome(from.Addr(), refreshFor)
 	}
 }
 
 // control ends a control link: the agent is one of those that a migration moves.
 func (e *edge) control(ctx context.Context, l *link.Link, v proto.Verified) {
-	e.came(l)
+	e.came(l.Remote())
 	send, stop := sender(l)
 	defer stop()
 	if err := e.introduce(send, v.Agent); err != nil {

@@ -95,11 +95,12 @@ func (e *edge) Handover(proto.NodeID, *proto.Handover) { e.informer.SetNeighbour
 
 // FleetChanged takes new services, nodes and neighbours over.
 func (e *edge) FleetChanged(doc *proto.FleetDoc, _ []byte) {
-	if self, ok := doc.Node(e.self.ID); !ok || self.Kind != e.self.Kind || self.LinkPort != e.self.LinkPort || !slices.Equal(self.Public, e.self.Public) {
+	if self, ok := doc.Node(e.self.ID); !ok || self.Kind != e.self.Kind || self.LinkPort != e.self.LinkPort ||
+		self.Backplane != e.self.Backplane || !slices.Equal(self.Relay, e.self.Relay) || !slices.Equal(self.Public, e.self.Public) {
 		e.log.Warn("the signing node declares this node differently now: restart proxyd to follow")
 	}
 	e.p.state.FillKeyring(e.keys)
-	e.setServices(doc)
+	e.services.set(doc)
 	e.informer.SetNeighbours(e.neighbours())
 	e.informer.Tell(&proto.CatalogueMsg{Doc: e.p.state.Catalogue()})
 	select { // the reader of a link calls us: the loop waits for the kernel
@@ -118,6 +119,7 @@ func (e *edge) heartbeat() proto.Heartbeat {
 			e.informer.Heard(id, false, false)
 		}
 	}
+	e.p.endCutOff(e.acceptor)
 	return proto.Heartbeat{Load: e.busyness(), UnderAttack: v != nil && v.Attack || state == Defending, State: string(e.says(state))}
 }
 

@@ -8,10 +8,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"migrationsensor/proto"
 	"migrationsensor/proxyd/fleet"
 )
 
-// Proxy is one node of a fleet: an edge (the paper's P1, P2, …) or the signing node. It joins the
+// Proxy is one node of a fleet: an edge (the paper's P1, P2, …), an anchor or the signing node. It joins the
 // components, which do not know each other, and owns the state.
 type Proxy struct {
 	cfg   Config
@@ -21,6 +22,7 @@ type Proxy struct {
 	peers *fleet.Peers
 	since time.Time
 	edge  *edge         // nil on a node that faces nobody
+	inner *anchorNode   // on a node of kind anchor, else nil
 	stops chan struct{} // Stop sends, Run receives; a third is dropped, never closed
 }
 
@@ -53,6 +55,13 @@ func newOn(host Host, cfg Config, log *slog.Logger) (*Proxy, error) {
 			return nil, err
 		}
 		pc.Handler, pc.Heartbeat = p.edge, p.edge.heartbeat
+		pc.RelayLost = func(id proto.NodeID) { p.edge.acceptor.CloseNode(id) }
+	case fleet.KindAnchor:
+		if p.inner, err = newAnchorNode(p); err != nil {
+			return nil, err
+		}
+		pc.Handler, pc.Heartbeat = p.inner, p.inner.heartbeat
+		pc.RelayLost = func(id proto.NodeID) { p.inner.acceptor.CloseNode(id) }
 	}
 	if p.peers, err = fleet.NewPeers(pc); err != nil {
 		return nil, err
@@ -132,6 +141,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 	g.Go(func() error { return p.peers.Run(ctx) })
 	if p.edge != nil {
 		p.edge.start(ctx, g)
+	}
+	if p.inner != nil {
+		p.inner.start(ctx, g)
 	}
 	n := p.state.Node()
 	p.log.Info("proxy running", "node", n.Name, "kind", n.Kind, "fleet", n.Fleet)

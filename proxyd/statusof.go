@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"migrationsensor/detect"
+	"migrationsensor/proxyd/fleet"
 )
 
 // Status tells the node's state now. It is safe to call at any time.
@@ -18,13 +19,16 @@ func (p *Proxy) Status() Status {
 	}
 	for _, s := range p.peers.Up() {
 		st.Peers = append(st.Peers, PeerStatus{Name: s.Name, Up: s.Up, State: s.Heartbeat.State, UnderAttack: s.Heartbeat.UnderAttack})
-		if s.Up && serves(State(s.Heartbeat.State)) && s.Kind != "signer" {
+		if s.Up && serves(State(s.Heartbeat.State)) && (s.Kind == fleet.KindEntry || s.Kind == fleet.KindHidden) {
 			st.Frontends = append(st.Frontends, s.Name)
 		}
 	}
 	slices.SortFunc(st.Peers, func(a, b PeerStatus) int { return strings.Compare(a.Name, b.Name) })
 	if p.edge != nil {
 		p.edge.fill(&st)
+	}
+	if p.inner != nil {
+		p.inner.fill(&st)
 	}
 	slices.Sort(st.Frontends)
 	return st
@@ -55,10 +59,11 @@ func (e *edge) fill(st *Status) {
 	}
 	var waiting int
 	st.Agents, waiting = e.informer.Members()
-	st.Links = e.acceptor.DataLinks()
+	st.Links, st.Relayed, st.Via = e.acceptor.DataLinks(), relayed(e.acceptor), e.p.via(e.acceptor)
 	if st.State == Defending || st.State == Draining {
 		st.Leaving = &Leaving{Agents: st.Agents, Waiting: waiting, Links: st.Links, Plain: e.packets.Stats().Open}
 	}
+	st.Sessions = e.anchor.Stats().Sessions
 	st.Streams, st.Plain = e.anchor.Streams(), e.packets.Stats().Open
 	st.Disclosed = e.informer.Disclosed()
 	if e.firewall != nil { // not open yet
@@ -83,6 +88,7 @@ func (e *edge) allCounts() map[string]uint64 {
 		"transfer": i.Transfer, "ratify": i.Ratify, "ratified": i.RatifyOK, "busy": i.Busy,
 		"links": a.Accepted, "links_silenced": a.Short + a.BadMagic + a.BadKey + a.BadTag + a.BadMAC + a.BadKind + a.Replayed,
 		"links_sealed": a.Sealed, "probes": a.Probes, "tls_failed": a.TLSFailed, "enrol": a.Enrol,
+		"links_relayed": a.Relayed, "links_unreached": a.Unreached, "relay_headers": a.Passed, "relay_refused": a.BadRelay,
 		"streams_opened": s.Opened, "streams_refused": s.Refused, "streams_timed_out": s.TimedOut, "streams_denied": s.Denied,
 		"plain_accepted": p.Accepted, "plain_refused": p.Refused, "plain_suspended": p.Suspended,
 	})

@@ -246,7 +246,11 @@ func (w *world) origin() string {
 
 func (w *world) join(name string) {
 	w.t.Helper()
-	token, err := fleet.CreateToken(w.cfg.State, fleet.TokenRequest{Role: proto.RoleEdge, Uses: 1, Life: time.Hour}, time.Now())
+	role := proto.RoleEdge
+	if w.node(name).Kind == fleet.KindAnchor {
+		role = proto.RoleAnchor
+	}
+	token, err := fleet.CreateToken(w.cfg.State, fleet.TokenRequest{Role: role, Uses: 1, Life: time.Hour}, time.Now())
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -291,7 +295,11 @@ func (w *world) node(name string) proto.FleetNode {
 
 func (w *world) listens(name string) bool {
 	n := w.node(name)
-	c, err := net.Dial("tcp", netip.AddrPortFrom(n.Public[0], n.LinkPort).String())
+	at := n.Backplane
+	if len(n.Public) > 0 {
+		at = netip.AddrPortFrom(n.Public[0], n.LinkPort)
+	}
+	c, err := net.Dial("tcp", at.String())
 	if err == nil {
 		c.Close()
 	}

@@ -145,12 +145,17 @@ type Stats struct {
 	Data         uint64
 	Enrol        uint64
 	Probes       uint64 // answered "go ahead"
+	Relayed      uint64 // data links passed on to their anchor
+	Unreached    uint64 // answered RETRY: their anchor could not be reached, or did not answer
+	Passed       uint64 // relay headers of other edges that were good
+	BadRelay     uint64 // and those that were not
 	AcceptErrors uint64
 }
 
 type counters struct {
 	accepted, short, badMagic, badKey, badTag, badMAC, badKind, clock, version, revoked, replayed,
-	evicted, perSource, full, sealed, tlsFailed, control, data, enrol, probes, acceptErrors atomic.Uint64
+	evicted, perSource, full, sealed, tlsFailed, control, data, enrol, probes, relayed, unreached,
+	passed, badRelay, acceptErrors atomic.Uint64
 }
 
 func (c *counters) wrong(err error) {
@@ -174,6 +179,8 @@ func (a *Acceptor) Stats() Stats {
 		BadTag: c.badTag.Load(), BadMAC: c.badMAC.Load(), BadKind: c.badKind.Load(), Clock: c.clock.Load(),
 		Version: c.version.Load(), Revoked: c.revoked.Load(), Replayed: c.replayed.Load(), Evicted: c.evicted.Load(),
 		PerSource: c.perSource.Load(), Full: c.full.Load(), Sealed: c.sealed.Load(), TLSFailed: c.tlsFailed.Load(),
-		Control: c.control.Load(), Data: c.data.Load(), Enrol: c.enrol.Load(), Probes: c.probes.Load(), AcceptErrors: c.acceptErrors.Load(),
+		Control: c.control.Load(), Data: c.data.Load(), Enrol: c.enrol.Load(), Probes: c.probes.Load(),
+		Relayed: c.relayed.Load(), Unreached: c.unreached.Load(), Passed: c.passed.Load(), BadRelay: c.badRelay.Load(),
+		AcceptErrors: c.acceptErrors.Load(),
 	}
 }

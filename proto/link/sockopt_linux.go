@@ -13,7 +13,8 @@ import (
 const (
 	notSentLowat = 128 << 10 // so that small frames don't wait behind megabytes in the kernel
 	userTimeout  = 10 * time.Second
-	deferAccept  = 2 // seconds; as long as a preamble may take
+	relayTimeout = 5 * time.Second // as long as a peer link may be silent
+	deferAccept  = 2               // seconds; as long as a preamble may take
 )
 
 // prepare sets what must be set before connect. Each option is an optimisation: a kernel without it
@@ -45,6 +46,30 @@ func tune(c net.Conn, kind proto.Kind) {
 			_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
 		}
 	})
+}
+
+// tuneRelay sets what the edge's and the anchor's ends of a relayed link want: both always read, so a peer that takes
+// nothing for so long, or answers no keepalive, is gone or stopped.
+func tuneRelay(c net.Conn) {
+	if k, ok := c.(*net.TCPConn); ok {
+		_ = k.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3})
+	}
+	option(c, func(fd int) {
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSentLowat)
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(relayTimeout.Milliseconds()))
+	})
+}
+
+// scarce reports whether half of the descriptors that this process may have are in use: the kernel gives the lowest
+// free number, so a new connection's number is how many there are at least.
+func scarce(c net.Conn) bool {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return false
+	}
+	number := uint64(0)
+	option(c, func(fd int) { number = uint64(fd) })
+	return number >= limit.Cur/2
 }
 
 // kernelRTT is the kernel's smoothed round trip.

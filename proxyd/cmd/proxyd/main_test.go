@@ -206,7 +206,7 @@ func TestPrintStatus(t *testing.T) {
 	}
 	for _, want := range []string{
 		"p1 (entry, 0011223344556677) is defending since ", "(5s): syn 9000/s over 2000/s\n",
-		"frontend   p2\n", "3 agents, 0 links, 9 streams", "syn        9000  threshold 2000  EXCEEDED\n", "all        9100  no threshold\n",
+		"frontend   p2\n", "3 agents, 9 streams", "syn        9000  threshold 2000  EXCEEDED\n", "all        9100  no threshold\n",
 		"left       3 agents (1 have not answered), 6 links, 2 plain connections\n",
 		"told       p2 to 3 agents\n", "peers      p2 up, active\n", "p3 down\n", "transfers 4",
 	} {

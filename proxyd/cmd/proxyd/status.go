@@ -68,13 +68,19 @@ func printStatus(w io.Writer, st proxyd.Status, now time.Time) error {
 	}
 	fmt.Fprintln(w)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	if st.Kind != "signer" {
+	if st.Kind == "anchor" {
+		fmt.Fprintf(tw, "holds\t%d sessions, %d streams, %d links\n", st.Sessions, st.Streams, st.Links)
+	}
+	if len(st.Via) > 0 {
+		fmt.Fprintf(tw, "links\t%s\n", pairs(st.Via, "by way of %s %d"))
+	}
+	if st.Kind == "entry" || st.Kind == "hidden" {
 		frontends := strings.Join(st.Frontends, ", ")
 		if frontends == "" {
 			frontends = "nobody"
 		}
 		fmt.Fprintf(tw, "frontend\t%s\n", frontends)
-		fmt.Fprintf(tw, "clients\t%d agents, %d links, %d streams, %d plain connections, %d addresses admitted\n", st.Agents, st.Links, st.Streams, st.Plain, st.Admitted)
+		fmt.Fprintf(tw, "clients\t%d agents, %d streams, %d links (%d passed on), %d plain connections, %d addresses admitted\n", st.Agents, st.Streams, st.Links, st.Relayed, st.Plain, st.Admitted)
 	}
 	if l := st.Leaving; l != nil {
 		fmt.Fprintf(tw, "left\t%d agents (%d have not answered), %d links, %d plain connections\n", l.Agents, l.Waiting, l.Links, l.Plain)
