@@ -173,6 +173,7 @@
 //	44 RENEW       A →    CSR bytes
 //	45 RENEW_OK      ←    n× certificate bytes
 //	46 GOAWAY        ←    reason text
+//	47 BOOT        A →    boot id 8, version text
 //
 // Between nodes, mutual TLS on the backplane:
 //
