@@ -82,10 +82,10 @@ func TestLargestResumeIsAnswered(t *testing.T) {
 
 	near, far := tcpPair(t)
 	defer near.Close()
-	m.Streams = streams(defaultStreams + 1)
+	m.Streams = streams(defaultStreams + 2)
 	go proto.WriteMessage(near, m)
 	if err := a.Serve(t.Context(), far, agent, agentAddr); !errors.Is(err, proto.ErrFrame) {
-		t.Errorf("one stream too many: got %v, want %v", err, proto.ErrFrame)
+		t.Errorf("too many streams: got %v, want %v", err, proto.ErrFrame)
 	}
 }
 
