@@ -120,7 +120,8 @@
 //	11 OPEN_OK       ←    credit 4 (0: the session's)
 //	12 OPEN_FAIL     ←    code 1 (1 refused, 2 unreachable, 3 timed out, 4 denied, 5 busy), text
 //	13 DATA      both     bytes at the offset
-//	14 ACK       both     offset: all before it was received; credit 8: the offset sent up to at most
+//	14 ACK       both     offset: all before it was received; credit 8: the offset sent up to at most.
+//	                      Flag 4: write the stream on this link from now on
 //	15 FIN       both     offset: the final one; nothing else
 //	16 RST       both     offset: of the last byte before it; nothing else. Answered by an RST with flag 2
 //	20 PING, 21 PONG      token 8
