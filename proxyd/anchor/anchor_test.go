@@ -282,6 +282,7 @@ func TestAgentResetFreesABlockedOrigin(t *testing.T) {
 		}
 	}
 	w.s.Close(nil) // and the link goes, and the grace
+	w.until("the origin is let go, though it reads and says nothing", func() bool { return w.a.Streams() == 0 })
 	wantReset(t, "session gone", origin)
 }
 

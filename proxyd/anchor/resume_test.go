@@ -50,7 +50,7 @@ func wantBytes(t *testing.T, why string, r io.Reader, want []byte) {
 	t.Helper()
 	got := make([]byte, len(want))
 	if _, err := io.ReadFull(r, got); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("%s: got %q, %v, want %q", why, got, err, want)
+		t.Errorf("%s: got %.40q, %v, want %.40q", why, got, err, want)
 	}
 }
 

@@ -36,6 +36,13 @@ func say(t *testing.T, a *Anchor, id proto.Identity, m proto.Message, more ...by
 		if b, err := io.ReadAll(near); err != nil || len(b) > 0 {
 			t.Errorf("%T: after the refusal got %d bytes, %v; want a clean end", m, len(b), err)
 		}
+		for range 10 { // what is still on its way is not met by a reset, which would destroy the answer
+			if _, err := near.Write(more); err != nil {
+				t.Errorf("%T: write after the refusal: %v", m, err)
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
 	}
 	near.Close()
 	select {
