@@ -451,3 +451,27 @@ func TestF47StreamsBeyondTheMemoryAreBusy(t *testing.T) {
 		t.Errorf("when they are gone: %v", err)
 	}
 }
+
+// Windows and what is kept for agents are charged to one budget: above half of it a new stream gets a small window, and
+// the anchor reads no more than that ahead of an agent that does not take it.
+func TestWindowsAreCharged(t *testing.T) {
+	const window, small = 64 << 10, 16 << 10
+	w := start(t, func(cfg *Config, _ *Service) { cfg.Memory = 400 << 10 })
+	want := int64(0)
+	for i, first := range []int64{window, window, small, small} {
+		_, origin := w.pair()
+		want += first + streamCost
+		if got := w.a.Stats().Memory; got != want {
+			t.Errorf("stream %d: %d bytes are charged, want %d", i+1, got, want)
+		}
+		if i < 3 {
+			continue
+		}
+		w.cut()
+		go origin.Write(make([]byte, 1<<20))
+		w.until("the agent's share is read ahead", func() bool { return w.a.Stats().Memory >= want+small+bufferSize })
+		if got := w.a.Stats().Memory; got != want+small+bufferSize {
+			t.Errorf("%d bytes are read ahead, want %d and a buffer of %d", got-want-bufferSize, small, bufferSize)
+		}
+	}
+}
