@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"migrationsensor/proto"
 	"migrationsensor/proto/link"
 	"migrationsensor/proto/session"
+	"migrationsensor/proxyd/fleet"
 )
 
 // withAnchor declares the node a1, of kind anchor, and relay ports for it and P2.
@@ -191,9 +193,7 @@ func TestAnchorAway(t *testing.T) {
 		_, _, ok := w.nodes["p1"].peers.RelayKey(w.node("a1").ID)
 		return !ok
 	})
-	_, err = c.via(c.entry, "a1", false)
-	se, is := errors.AsType[*link.SealedError](err)
-	if !is || se.Reply.Kind != proto.ReplyRetry || se.Reply.After > time.Second {
+	if _, err := c.via(c.entry, "a1", false); !isRetry(err) {
 		t.Errorf("got %v, want RETRY", err)
 	}
 }
@@ -230,5 +230,68 @@ func TestForeignHeadersAtTheRelayPort(t *testing.T) {
 	}
 	if n := w.nodes["a1"].Status().Counts["relay_refused"]; n != 5 {
 		t.Errorf("%d refused, want 5", n)
+	}
+}
+
+// TestF34: when the way to the anchor is cut, the links over it end, also those that carry nothing at the moment: here
+// only the peer link shows it.
+func TestF34(t *testing.T) {
+	w := newWorld(t, withAnchor(t))
+	w.relays("p1", "a1")
+	w.relays("p2", "a1")
+	c := w.enrol()
+	l, err := c.via(c.entry, "a1", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := session.New(session.Config{})
+	t.Cleanup(func() { s.Close(nil) })
+	c.pump(l, s.Ask())
+	app := c.open(s)
+	c.says(app, "peace")
+	w.hosts["p1"].cut(w.node("a1").Backplane.String())
+	w.eventually("the link is ended", func() bool { return s.Links() == 0 })
+	w.eventually("at both ends", func() bool {
+		return w.nodes["p1"].Status().Relayed == 0 && w.nodes["a1"].Status().Links == 0
+	})
+	if _, err := c.via(c.entry, "a1", false); !isRetry(err) {
+		t.Errorf("got %v, want RETRY", err)
+	}
+	if st := w.nodes["a1"].Status(); st.Sessions != 1 {
+		t.Errorf("%d sessions at the anchor: it waits for its agent", st.Sessions)
+	}
+}
+
+func isRetry(err error) bool {
+	se, is := errors.AsType[*link.SealedError](err)
+	return is && se.Reply.Kind == proto.ReplyRetry && se.Reply.After <= time.Second
+}
+
+// TestF63 revokes P1 by a machine that joins in its place: what it passes on ends at the anchor.
+func TestF63(t *testing.T) {
+	w := newWorld(t, withAnchor(t))
+	w.relays("p1", "a1")
+	c := w.enrol()
+	l, err := c.via(c.entry, "a1", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := session.New(session.Config{})
+	t.Cleanup(func() { s.Close(nil) })
+	c.pump(l, s.Ask())
+	c.says(c.open(s), "peace")
+	token, err := fleet.CreateToken(w.cfg.State, fleet.TokenRequest{Role: proto.RoleEdge, Uses: 1, Life: time.Hour}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fleet.Join(t.Context(), fleet.JoinConfig{Dir: filepath.Join(w.base, "p1-new"), As: "p1", Token: token}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the link of the revoked edge is ended", func() bool { return s.Links() == 0 && w.nodes["a1"].Status().Links == 0 })
+	if _, err := c.via(c.entry, "a1", false); !isRetry(err) {
+		t.Errorf("the revoked edge passes a link on: got %v, want RETRY", err)
+	}
+	if st := w.nodes["a1"].Status(); st.Sessions != 1 || st.Links != 0 {
+		t.Errorf("status of the anchor: %+v", st)
 	}
 }

@@ -7,11 +7,13 @@ import (
 	"crypto/x509"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,6 +33,8 @@ type fakeHost struct {
 	fw fakeFirewall
 
 	mu    sync.Mutex
+	dead  map[string]bool // where it can't dial: the way there is cut
+	calls []call
 	flood bool
 	count detect.Counts
 	mode  synchecker.Mode
@@ -42,6 +46,40 @@ func (h *fakeHost) Counter(string) (detect.Counter, error)     { return h, nil }
 func (h *fakeHost) Firewall(firewall.Config) (Firewall, error) { return &h.fw, nil }
 func (h *fakeHost) Port(string, synchecker.Filter) (synchecker.Port, error) {
 	return &fakePort{h: h, closed: make(chan struct{})}, nil
+}
+
+// call is a connection that the host dialled.
+type call struct {
+	to string
+	c  net.Conn
+}
+
+func (h *fakeHost) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.dead[addr] {
+		return nil, syscall.ENETUNREACH
+	}
+	c, err := h.kernel.Dial(ctx, network, addr)
+	if err == nil {
+		h.calls = append(h.calls, call{addr, c})
+	}
+	return c, err
+}
+
+// cut ends the way to an address, for what is there and what comes.
+func (h *fakeHost) cut(to string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.dead == nil {
+		h.dead = map[string]bool{}
+	}
+	h.dead[to] = true
+	for _, c := range h.calls {
+		if c.to == to {
+			c.c.Close()
+		}
+	}
 }
 
 // attack begins or ends a SYN flood.
@@ -202,13 +240,18 @@ func newWorld(t *testing.T, with ...func(*Config)) *world {
 	return w
 }
 
+// freeAddr is a port that is free and stays so: none of those from which the kernel gives every dialler one.
 func freeAddr(t *testing.T) netip.AddrPort {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(10000+rand.N(20000)))
+		l, err := net.Listen("tcp", at.String())
+		if err == nil {
+			l.Close()
+			return at
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort()
+	t.Fatal("no free port")
+	return netip.AddrPort{}
 }
 
 func (w *world) config(name string) Config {

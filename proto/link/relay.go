@@ -37,7 +37,7 @@ func (a *Acceptor) relay(ctx context.Context, c net.Conn, g greeting, from netip
 		a.unreached(c, g, from, err)
 		return
 	}
-	tune(c, g.Kind)
+	tuneRelay(c)
 	tuneRelay(far)
 	p := &passage{agent: c, anchor: far, copying: a.scarce(far)}
 	stop := context.AfterFunc(ctx, p.abort)

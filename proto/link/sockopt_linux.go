@@ -13,8 +13,8 @@ import (
 const (
 	notSentLowat = 128 << 10 // so that small frames don't wait behind megabytes in the kernel
 	userTimeout  = 10 * time.Second
-	relayTimeout = 5 * time.Second // as long as a peer link may be silent
-	deferAccept  = 2               // seconds; as long as a preamble may take
+	relayTimeout = 30 * time.Second
+	deferAccept  = 2 // seconds; as long as a preamble may take
 )
 
 // prepare sets what must be set before connect. Each option is an optimisation: a kernel without it
@@ -48,12 +48,10 @@ func tune(c net.Conn, kind proto.Kind) {
 	})
 }
 
-// tuneRelay sets what the edge's and the anchor's ends of a relayed link want: both always read, so a peer that takes
-// nothing for so long, or answers no keepalive, is gone or stopped.
+// tuneRelay sets what both connections of a relayed link want, and the anchor's end of it. Whoever waits to write on
+// one hears nothing of the other, so a peer that takes nothing for long must end it: no end of ours does that while it
+// lives, but through a slow line the window may be shut for seconds.
 func tuneRelay(c net.Conn) {
-	if k, ok := c.(*net.TCPConn); ok {
-		_ = k.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3})
-	}
 	option(c, func(fd int) {
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSentLowat)
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(relayTimeout.Milliseconds()))

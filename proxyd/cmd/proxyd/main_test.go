@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -94,6 +95,7 @@ func TestAFleetFromTheCommandLine(t *testing.T) {
 	m.must(`fleet "test": this machine is its signing node, "sign"`, "init", "-c", "@sign.toml")
 	m.refused("there is a fleet in this state directory already", "init", "-c", "@sign.toml")
 	m.must("one entry only", "check", "-c", "@sign.toml")
+	m.must(`no node of kind "anchor": sessions are held by edges`, "check", "-c", "@sign.toml")
 
 	m.refused("proxyd join --as NAME FILE", "run", "-c", "@p1.toml")
 	m.refused("proxyd is not running", "status", "-c", "@sign.toml")
@@ -221,5 +223,19 @@ func TestLoggerIsJSONWithoutATerminal(t *testing.T) {
 	logger(&b, 0).InfoContext(context.Background(), "hello", "k", 1)
 	if !strings.HasPrefix(b.String(), `{"time":`) {
 		t.Errorf("got %s", b.String())
+	}
+}
+
+func TestAnchorWarnings(t *testing.T) {
+	for addr, want := range map[string]string{
+		"10.0.0.3:7444": "", "[fd00::3]:7444": "", "100.64.0.3:7444": "",
+		"203.0.113.3:7444": `the anchor "a1" has the public address 203.0.113.3`,
+	} {
+		cfg := proxyd.Config{Fleet: "test", Nodes: []proxyd.NodeConfig{
+			{Name: "p1", Kind: "entry"}, {Name: "p2", Kind: "entry"}, {Name: "a1", Kind: "anchor", Backplane: netip.MustParseAddrPort(addr)},
+		}}
+		if got := strings.Join(warnings(cfg), "\n"); want == "" && got != "" || !strings.Contains(got, want) {
+			t.Errorf("%s: got %q, want %q", addr, got, want)
+		}
 	}
 }
