@@ -159,9 +159,26 @@ func (e *edge) introduce(send func(proto.Message) error, agent proto.AgentID) er
 		return err
 	}
 	id, secret := e.p.state.Key()
-	return send(&proto.Keys{Entries: []proto.KeyEntry{{
+	err := send(&proto.Keys{Entries: []proto.KeyEntry{{
 		Node: e.self.ID, Key: id, Keys: secret.Admission(agent), Expiry: e.host.Now().Add(keysFor),
 	}}})
+	if err != nil {
+		return err
+	}
+	return e.tellStandby(send, agent)
+}
+
+// tellStandby tells an agent its next proxy ahead, where the fleet wants that. An attacked edge does not: it names the
+// next one in the notification itself.
+func (e *edge) tellStandby(send func(proto.Message) error, agent proto.AgentID) error {
+	if e.p.state.Doc().Rescue != RescueStandby || !e.is(Active) {
+		return nil
+	}
+	ahead := &proto.Standby{}
+	if t, ok := e.informer.Standby(agent); ok {
+		ahead.Targets = []proto.Target{t}
+	}
+	return send(ahead)
 }
 
 // heard acts on one message of an agent.
