@@ -102,6 +102,9 @@ func (s *Sockets) Stop() { s.gate.shut() }
 // Continue ends Stop.
 func (s *Sockets) Continue() { s.gate.lift() }
 
+// Yield returns when the process is not stopped.
+func (s *Sockets) Yield() { s.gate.wait() }
+
 // Kill ends the process: every socket is closed by the host, which sends a FIN, or a reset where bytes lay unread.
 // All calls give net.ErrClosed from then on.
 func (s *Sockets) Kill() { s.end((*conn).die) }

@@ -33,7 +33,7 @@ type Host struct {
 
 	mu      sync.Mutex
 	sockets *netstack.Sockets
-	past    []*netstack.Sockets // of processes that were killed; they may linger
+	past    []*netstack.Sockets // of other processes, dead ones too: they may linger
 	routes  []tcpip.Route
 	devices []netstack.Device
 	nics    map[string]tcpip.NICID
@@ -194,14 +194,30 @@ func (h *Host) InterfaceOf(a netip.Addr) *Interface {
 	return nil
 }
 
+// all are the sockets of every process there is and was.
+func (h *Host) all() []*netstack.Sockets {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append(slices.Clone(h.past), h.sockets)
+}
+
 func (h *Host) procs() *netstack.Sockets {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.sockets
 }
 
-// Process is one that runs on the host now: what it opened ends when it is killed, also if another runs by then.
+// Process is the host's own, which Listen, Dial, Kill, Stop and Continue are about.
 func (h *Host) Process() *Process { return &Process{h: h, s: h.procs()} }
+
+// Spawn starts another process beside it.
+func (h *Host) Spawn() *Process {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := netstack.NewSockets(h.ip)
+	h.past = append(h.past, s)
+	return &Process{h: h, s: s}
+}
 
 // Listen listens for TCP.
 func (h *Host) Listen(at netip.AddrPort) (net.Listener, error) { return h.Process().Listen(at) }
@@ -211,7 +227,7 @@ func (h *Host) Dial(ctx context.Context, to netip.AddrPort) (netstack.Conn, erro
 	return h.Process().Dial(ctx, "", to)
 }
 
-// Kill ends the process on the host, as SIGKILL does: the stack closes its sockets, and answers what still comes for
+// Kill ends the host's own process, as SIGKILL does: the stack closes its sockets, and answers what still comes for
 // them with resets. What runs next has new sockets.
 func (h *Host) Kill() {
 	h.mu.Lock()
@@ -233,6 +249,12 @@ func (h *Host) Continue() { h.procs().Continue() }
 func (h *Host) Crash() (boot func()) {
 	boot = h.net.Play(Fault{Host: h.Name, Conditions: Conditions{Cut: true}})
 	h.Kill()
+	for _, s := range h.all() {
+		s.Kill()
+	}
+	h.mu.Lock()
+	h.sockets = netstack.NewSockets(h.ip)
+	h.mu.Unlock()
 	for _, ep := range h.ip.RegisteredEndpoints() {
 		if a, ok := ep.(interface{ Abort() }); ok {
 			a.Abort()
@@ -243,13 +265,12 @@ func (h *Host) Crash() (boot func()) {
 
 // end closes the stack; the network's scheduler has stopped.
 func (h *Host) end() {
-	h.mu.Lock()
-	all := append(h.past, h.sockets)
-	devices := h.devices
-	h.mu.Unlock()
-	for _, s := range all {
+	for _, s := range h.all() {
 		s.Close()
 	}
+	h.mu.Lock()
+	devices := h.devices
+	h.mu.Unlock()
 	h.ip.Close()
 	for _, d := range devices {
 		_ = d.Close() // memory's never fails
@@ -258,11 +279,26 @@ func (h *Host) end() {
 	h.ip.Wait()
 }
 
-// Process opens sockets for one process of a host.
+// Process is a program that runs on a host: what it opens ends with it.
 type Process struct {
 	h *Host
 	s *netstack.Sockets
 }
+
+// Host is where it runs.
+func (p *Process) Host() *Host { return p.h }
+
+// Kill ends it as SIGKILL does: see Host.Kill.
+func (p *Process) Kill() { p.s.Kill() }
+
+// Stop freezes it as SIGSTOP does: see Host.Stop.
+func (p *Process) Stop() { p.s.Stop() }
+
+// Continue ends Stop.
+func (p *Process) Continue() { p.s.Continue() }
+
+// Yield returns when the process is not stopped: what it does beside its sockets asks here.
+func (p *Process) Yield() { p.s.Yield() }
 
 func (p *Process) nic(name string) (tcpip.NICID, error) {
 	if name == "" {

@@ -86,7 +86,9 @@ func (n *Network) Close() {
 	n.hosts = nil
 	n.mu.Unlock()
 	for _, h := range hosts {
-		h.procs().Close() // while the links still carry the resets
+		for _, s := range h.all() {
+			s.Close() // while the links still carry the resets
+		}
 	}
 	n.sched.stop()
 	for _, h := range hosts {

@@ -4,10 +4,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
-	"strconv"
 
 	"migrationsensor/examples/lab"
 	"migrationsensor/examples/lab/kernel"
@@ -23,9 +21,7 @@ type Origin struct {
 
 // ServeOrigin serves both; Close ends it.
 func ServeOrigin(w *lab.World) (*Origin, error) {
-	o := &Origin{file: make([]byte, FileSize)}
-	seed := [32]byte{'7', '6', '0', 'K', 'B'}
-	rand.NewChaCha8(seed).Read(o.file)
+	o := &Origin{file: MakeFile()}
 	o.Digest = sha256.Sum256(o.file)
 	web4, web6 := lab.BackOrigin.Port(lab.OriginWeb)
 	echo4, echo6 := lab.BackOrigin.Port(lab.OriginEcho)
@@ -53,11 +49,7 @@ func ServeOrigin(w *lab.World) (*Origin, error) {
 func (o *Origin) File() []byte { return o.file }
 
 func (o *Origin) serveWeb(l net.Listener) {
-	_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/octet-stream")
-		w.Header().Set("Content-Length", strconv.Itoa(len(o.file)))
-		_, _ = w.Write(o.file) // a client that went away is counted where it is measured
-	}))
+	_ = http.Serve(l, Web(o.file)) // until Close
 }
 
 func serveEcho(l net.Listener) {
