@@ -1,12 +1,14 @@
 package memory
 
 import (
+	"context"
 	"log/slog"
 	"testing"
 	"time"
 
 	"migrationsensor/examples/lab/fleet"
 	"migrationsensor/examples/lab/scenario"
+	"migrationsensor/netstack/memnet"
 )
 
 var _ scenario.World = (*World)(nil)
@@ -32,8 +34,27 @@ func newWorld(t *testing.T, c fleet.Config) *World {
 	return w
 }
 
-func TestFloodedProxyMovesItsClient(t *testing.T) {
-	w := newWorld(t, fleet.Config{})
+func TestScenarios(t *testing.T) {
+	for name, play := range map[string]func(context.Context, scenario.World) error{
+		"flooded":     func(ctx context.Context, w scenario.World) error { return scenario.Flooded(ctx, w, false) },
+		"transferred": scenario.Transferred,
+		"restarted":   scenario.Restarted,
+		"frozen":      scenario.Frozen,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if err := play(t.Context(), newWorld(t, fleet.Config{})); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestLossyLinkMovesItsClientToo has the client behind a bad line: loss, reordering, duplicates.
+func TestLossyLinkMovesItsClientToo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, fleet.Config{RTT: 20 * time.Millisecond})
+	w.Play(memnet.Fault{Host: "client", Conditions: memnet.Conditions{Loss: 0.01, Reorder: 0.02, Duplicate: 0.02}})
 	if err := scenario.Flooded(t.Context(), w, false); err != nil {
 		t.Error(err)
 	}
