@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"migrationsensor/examples/lab"
@@ -44,17 +45,22 @@ func serveOrigin(at, site *memnet.Host) (*origin, error) {
 		if err != nil {
 			return nil, errors.Join(err, o.Close())
 		}
-		o.close = append(o.close, l.Close)
+		o.atEnd(l.Close)
 		o.served.Go(func() { s.serve(l) })
 	}
 	return o, nil
 }
 
+// atEnd is for Close.
+func (o *origin) atEnd(end func() error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.close = append(o.close, end)
+}
+
 func (o *origin) web(l net.Listener) {
 	srv := http.Server{Handler: fleet.Web(o.file)}
-	o.mu.Lock()
-	o.close = append(o.close, srv.Close)
-	o.mu.Unlock()
+	o.atEnd(srv.Close)
 	_ = srv.Serve(l) // until Close
 }
 
@@ -94,7 +100,7 @@ func (o *origin) take(c net.Conn) bool {
 func (o *origin) Close() error {
 	o.mu.Lock()
 	o.closed = true
-	ends := o.close
+	ends := slices.Clone(o.close)
 	for c := range o.conns {
 		ends = append(ends, c.Close)
 	}

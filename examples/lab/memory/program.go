@@ -2,6 +2,7 @@ package memory
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
@@ -18,7 +19,7 @@ type program struct {
 	name   string
 	proc   *memnet.Process
 	kill   func() // what the process had of its machine is gone
-	status func() any
+	status func(ctx context.Context, into any) error
 	forget func(context.Context) error // agents
 
 	cancel context.CancelFunc
@@ -77,7 +78,9 @@ func (w *World) proxy(name, config string) (*program, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &program{name: name, proc: m.proc, kill: m.kill, status: func() any { return node.Status() }}
+	p := &program{name: name, proc: m.proc, kill: m.kill, status: func(ctx context.Context, into any) error {
+		return fleet.Control(ctx, paths.Socket, "GET", "/status", into)
+	}}
 	p.start(node.Run)
 	return p, nil
 }
@@ -98,7 +101,13 @@ func (w *World) agent(name, probe, token string) (*program, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &program{name: name, proc: proc, kill: proc.Kill, status: func() any { return a.Status() }, forget: a.Forget}
+	p := &program{name: name, proc: proc, kill: proc.Kill, forget: a.Forget, status: func(_ context.Context, into any) error {
+		b, err := json.Marshal(a.Status()) // as its control socket would
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(b, into)
+	}}
 	p.start(a.Run)
 	return p, nil
 }

@@ -3,7 +3,6 @@ package memory
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -329,27 +328,24 @@ func (s sender) Send(frames [][]byte) (int, error) {
 	return len(frames), nil
 }
 
-// ProxyStatus reads a proxy's status.
-func (w *World) ProxyStatus(_ context.Context, name string) (st fleet.ProxyStatus, err error) {
-	return st, w.status(name, &st)
+// ProxyStatus reads a proxy's control socket.
+func (w *World) ProxyStatus(ctx context.Context, name string) (st fleet.ProxyStatus, err error) {
+	err = w.status(ctx, name, &st)
+	return st, err
 }
 
 // AgentStatus reads an agent's status.
-func (w *World) AgentStatus(_ context.Context, name string) (st fleet.AgentStatus, err error) {
-	return st, w.status(name, &st)
+func (w *World) AgentStatus(ctx context.Context, name string) (st fleet.AgentStatus, err error) {
+	err = w.status(ctx, name, &st)
+	return st, err
 }
 
-// status goes by JSON, as over a control socket.
-func (w *World) status(name string, into any) error {
+func (w *World) status(ctx context.Context, name string, into any) error {
 	p, err := w.find(name)
 	if err != nil {
 		return err
 	}
-	b, err := json.Marshal(p.status())
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(b, into)
+	return p.status(ctx, into)
 }
 
 // Forget makes an agent forget the proxy that it was told: it starts again at the entries.
