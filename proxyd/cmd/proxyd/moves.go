@@ -108,7 +108,7 @@ func progressLine(p proxyd.MoveProgress) string {
 	if p.Agents == 0 {
 		return plainLine("no agent is connected", p.Plain)
 	}
-	return plainLine(fmt.Sprintf("%d agents: %d told, %d acknowledged, %d gone", p.Agents, p.Told, p.Acknowledged, p.Gone), p.Plain)
+	return plainLine(fmt.Sprintf("%d of %d agents told, %d acknowledged, %d gone", p.Told, p.Agents, p.Acknowledged, p.Gone), p.Plain)
 }
 
 func plainLine(s string, plain int) string {
