@@ -44,6 +44,7 @@ type World struct {
 	mu       sync.Mutex
 	programs []*program
 	dead     []*program // killed; they end by themselves
+	played   []memnet.Fault
 }
 
 // machines are the lab's, as in lab.World.
@@ -98,7 +99,7 @@ func New(ctx context.Context, c Config, say func(string, ...any)) (*World, error
 		return w, err
 	}
 	for _, n := range w.cfg.Nodes {
-		if err := w.joinEdge(ctx, n.Name); err != nil {
+		if err := w.join(ctx, n); err != nil {
 			return w, err
 		}
 	}
@@ -126,10 +127,11 @@ func (w *World) machines() error {
 	}
 	for _, n := range w.cfg.Nodes {
 		public, peers := fleet.AddressesOf(n.Name)
-		err := w.add(n.Name,
-			memnet.Port{Name: lab.Uplink, Segment: internet, Addrs: public, Routes: memnet.Everywhere},
-			memnet.Port{Name: back, Segment: backplane, Addrs: []netip.Addr{peers.Addr()}, Routes: backRoutes})
-		if err != nil {
+		ports := []memnet.Port{{Name: back, Segment: backplane, Addrs: []netip.Addr{peers.Addr()}, Routes: backRoutes}}
+		if n.Kind != fleetd.KindAnchor {
+			ports = append(ports, memnet.Port{Name: lab.Uplink, Segment: internet, Addrs: public, Routes: memnet.Everywhere})
+		}
+		if err := w.add(n.Name, ports...); err != nil {
 			return err
 		}
 	}
@@ -178,8 +180,12 @@ func (w *World) launch(p *program, err error) error {
 	return nil
 }
 
-func (w *World) joinEdge(ctx context.Context, name string) error {
-	token, err := fleetd.CreateToken(w.sign.State, fleetd.TokenRequest{Role: proto.RoleEdge, Node: name, Uses: 1, Life: time.Hour}, time.Now())
+func (w *World) join(ctx context.Context, n fleet.Node) error {
+	name, role := n.Name, proto.RoleEdge
+	if n.Kind == fleetd.KindAnchor {
+		role = proto.RoleAnchor
+	}
+	token, err := fleetd.CreateToken(w.sign.State, fleetd.TokenRequest{Role: role, Node: name, Uses: 1, Life: time.Hour}, time.Now())
 	if err != nil {
 		return err
 	}
@@ -195,9 +201,16 @@ func (w *World) joinEdge(ctx context.Context, name string) error {
 	return w.Start(name)
 }
 
-// Start runs an edge that is not running, as its machine's boot does.
+// Start runs a node that is not running, as its machine's boot does.
 func (w *World) Start(name string) error {
-	return w.launch(w.proxy(name, fleet.EdgeText(w.paths(name), w.cfg.Edge)))
+	text := fleet.EdgeText(w.paths(name), w.cfg.Edge)
+	for _, n := range w.cfg.Nodes {
+		if n.Name == name && n.Kind == fleetd.KindAnchor { // it has none of an edge's settings
+			p := w.paths(name)
+			text = fmt.Sprintf("state = %q\nsocket = %q\nlog_level = \"debug\"\n", p.State, p.Socket)
+		}
+	}
+	return w.launch(w.proxy(name, text))
 }
 
 // StartAgent starts an agent, with a token of its own if it knows no fleet yet; probe is "warm" or "each".
@@ -280,7 +293,19 @@ func (w *World) Thaw(name string) error {
 
 // Play makes the network worse for a time; faults name the machines: client, p1, origin, attacker and so on. stop ends
 // them early.
-func (w *World) Play(faults ...memnet.Fault) (stop func()) { return w.net.Play(faults...) }
+func (w *World) Play(faults ...memnet.Fault) (stop func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.played = append(w.played, faults...)
+	return w.net.Play(faults...)
+}
+
+// Played are the faults there were, for the report of a run that failed.
+func (w *World) Played() []memnet.Fault {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.played)
+}
 
 // Network is the world's, for what has no method here.
 func (w *World) Network() *memnet.Network { return w.net }
@@ -405,7 +430,7 @@ func (w *World) waitForPeers(ctx context.Context) error {
 					up++
 				}
 			}
-			peace := st.State == "active" || n.Kind != "entry" && st.State == "standby"
+			peace := st.State == "active" || n.Kind != fleetd.KindEntry && st.State == "standby" || n.Kind == fleetd.KindAnchor
 			return peace && up >= len(w.cfg.Nodes)-1, fmt.Errorf("it is %q with %d peers up", st.State, up)
 		})
 		if err != nil {

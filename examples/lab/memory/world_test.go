@@ -25,6 +25,9 @@ func newWorld(t *testing.T, c fleet.Config) *World {
 			t.Errorf("close the world: %v", err)
 		}
 		if t.Failed() {
+			for _, f := range w.Played() {
+				t.Logf("fault: %v", f)
+			}
 			t.Logf("the faults again: go test -run '^%s$' ./examples/lab/memory -seed %d", t.Name(), w.Seed())
 		}
 	})
