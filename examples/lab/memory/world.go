@@ -17,7 +17,6 @@ import (
 
 	"migrationsensor/examples/lab"
 	"migrationsensor/examples/lab/fleet"
-	"migrationsensor/examples/lab/flood"
 	"migrationsensor/netstack/memnet"
 	"migrationsensor/proto"
 	"migrationsensor/proxyd"
@@ -40,6 +39,8 @@ type World struct {
 	gates  map[string]map[string]*ingress // by host and interface
 	origin *origin
 	sign   proxyd.Config
+
+	attacker *attacker
 
 	mu       sync.Mutex
 	programs []*program
@@ -120,6 +121,7 @@ func (w *World) machines() error {
 			return err
 		}
 	}
+	w.attacker = newAttacker(w.net.Host("attacker").Interface(lab.Uplink))
 	for name, addrs := range behind {
 		if err := w.add(name, memnet.Port{Name: back, Segment: backplane, Addrs: addrs, Routes: backRoutes}); err != nil {
 			return err
@@ -330,27 +332,6 @@ func (w *World) Dial(ctx context.Context, machine string, to netip.AddrPort) (ne
 		return nil, err
 	}
 	return c, nil
-}
-
-// Attack floods from the attacker's machine until the flood's time is over or ctx is done, and says what was sent.
-func (w *World) Attack(ctx context.Context, a fleet.Attack) (flood.Result, error) {
-	sources := lab.FloodSources4
-	if a.Target.Addr().Is6() {
-		sources = lab.FloodSources6
-	}
-	return flood.Over(ctx, flood.Config{
-		Kind: a.Kind, Target: a.Target, Sources: sources, Rate: a.Rate, Time: a.Time, Seed: w.cfg.Seed,
-	}, sender{w.net.Host("attacker").Interface(lab.Uplink)})
-}
-
-// sender puts the attacker's frames on its link.
-type sender struct{ i *memnet.Interface }
-
-func (s sender) Send(frames [][]byte) (int, error) {
-	for _, f := range frames {
-		s.i.Send(slices.Clone(f[etherLen:]))
-	}
-	return len(frames), nil
 }
 
 // ProxyStatus reads a proxy's control socket.

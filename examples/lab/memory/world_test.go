@@ -3,9 +3,11 @@ package memory
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"testing"
 	"time"
 
+	"migrationsensor/examples/lab"
 	"migrationsensor/examples/lab/fleet"
 	"migrationsensor/examples/lab/scenario"
 	"migrationsensor/netstack/memnet"
@@ -60,5 +62,22 @@ func TestLossyLinkMovesItsClientToo(t *testing.T) {
 	w.Play(memnet.Fault{Host: "client", Conditions: memnet.Conditions{Loss: 0.01, Reorder: 0.02, Duplicate: 0.02}})
 	if err := scenario.Flooded(t.Context(), w, false); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestHiddenProxyLooksLikeNobody scans P2 as an attacker would; P1 answers the same scan, so it would have been seen.
+func TestHiddenProxyLooksLikeNobody(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, fleet.Config{})
+	for _, a := range []struct{ hidden, entry, unused netip.Addr }{
+		{lab.P2.V4, lab.P1.V4, lab.Unused.V4}, {lab.P2.V6, lab.P1.V6, lab.Unused.V6},
+	} {
+		r, err := w.Scan(t.Context(), a.hidden, a.unused)
+		if err != nil || !r.Alike() || r.Replies() != 0 {
+			t.Errorf("hidden %v: %v, %+v", a.hidden, err, r)
+		}
+		if r, err = w.Scan(t.Context(), a.entry, a.unused); err != nil || r.Replies() == 0 {
+			t.Errorf("entry %v: %v, %+v; want answers", a.entry, err, r)
+		}
 	}
 }

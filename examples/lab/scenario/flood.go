@@ -28,8 +28,10 @@ func Flooded(ctx context.Context, w World, resumes bool) error {
 	if s := Fetch(ctx, w, "client", at, "/file", fleet.FetchLimit); !s.OK() {
 		return fmt.Errorf("download in peace: %+v", s)
 	}
+	slow, give := context.WithCancel(ctx)
+	defer give()
 	long := make(chan fleet.Sample, 1)
-	go func() { long <- Fetch(ctx, w, "client", at, "/slow", time.Minute) }()
+	go func() { long <- Fetch(slow, w, "client", at, "/slow", time.Minute) }()
 	attack, stop := context.WithCancel(ctx)
 	flooded := make(chan error, 1)
 	go func() {
@@ -39,6 +41,9 @@ func Flooded(ctx context.Context, w World, resumes bool) error {
 	err := moved(ctx, w)
 	stop()
 	err = errors.Join(err, <-flooded)
+	if !resumes || err != nil {
+		give()
+	}
 	s := <-long
 	if resumes && !s.OK() {
 		err = errors.Join(err, fmt.Errorf("download through the flood: %+v", s))
