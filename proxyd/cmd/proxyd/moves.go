@@ -93,6 +93,9 @@ func (e *env) move(cfg proxyd.Config, req proxyd.MoveRequest) error {
 			fmt.Fprintln(e.stdout, line)
 		}
 	})
+	if err == nil && req.Drain && last.Held > 0 {
+		fmt.Fprintf(e.stdout, "%d streams are held here, their anchor is this node: they go on, and end if it is stopped\n", last.Held)
+	}
 	switch {
 	case err != nil:
 		return err

@@ -58,7 +58,8 @@ func TestMovesFromTheCommandLine(t *testing.T) {
 	if c.asked.To != "p2" || strings.Join(c.asked.Agents, " ") != "3f2a 77" || c.asked.Wait.Duration != 9*time.Second {
 		t.Errorf("asked %+v", c.asked)
 	}
-	m.must("2 gone", "drain", "-c", "@p1.toml")
+	c.moves[1].Held = 4
+	m.must("4 streams are held here", "drain", "-c", "@p1.toml")
 	if !c.asked.Drain || c.asked.To != "" {
 		t.Errorf("drain asked %+v", c.asked)
 	}
