@@ -13,7 +13,7 @@ import (
 	"migrationsensor/netstack/memnet"
 )
 
-var _ scenario.World = (*World)(nil)
+var _ scenario.Mortal = (*World)(nil)
 
 // newWorld is a fleet with thresholds for a small flood. A failing run says how to play its faults again.
 func newWorld(t *testing.T, c fleet.Config) *World {
@@ -40,9 +40,9 @@ func newWorld(t *testing.T, c fleet.Config) *World {
 }
 
 func TestScenarios(t *testing.T) {
-	for name, play := range map[string]func(context.Context, scenario.World) error{
-		"flooded":     func(ctx context.Context, w scenario.World) error { return scenario.Flooded(ctx, w, false) },
-		"transferred": scenario.Transferred,
+	for name, play := range map[string]func(context.Context, scenario.Mortal) error{
+		"flooded":     func(ctx context.Context, w scenario.Mortal) error { return scenario.Flooded(ctx, w, false) },
+		"transferred": func(ctx context.Context, w scenario.Mortal) error { return scenario.Transferred(ctx, w) },
 		"restarted":   scenario.Restarted,
 		"frozen":      scenario.Frozen,
 	} {

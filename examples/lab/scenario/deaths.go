@@ -10,7 +10,7 @@ import (
 )
 
 // Restarted is P1 killed and started again: it has forgotten nothing that matters, and its client comes back by itself.
-func Restarted(ctx context.Context, w World) error {
+func Restarted(ctx context.Context, w Mortal) error {
 	at, _ := lab.P1.Port(lab.WebPort)
 	if err := w.StartAgent("client", "warm"); err != nil {
 		return err
@@ -35,7 +35,7 @@ func Restarted(ctx context.Context, w World) error {
 }
 
 // Frozen is P1 stopped as by SIGSTOP: its kernel takes connections and acknowledges, and nobody is there. Thawed, it goes on.
-func Frozen(ctx context.Context, w World) error {
+func Frozen(ctx context.Context, w Mortal) error {
 	at, _ := lab.P1.Port(lab.WebPort)
 	if err := w.Freeze("p1"); err != nil {
 		return err

@@ -24,22 +24,25 @@ type World interface {
 	// Attack floods from the attacker's machine until the flood is over or ctx is done.
 	Attack(ctx context.Context, a fleet.Attack) (flood.Result, error)
 
-	// Stop, Kill, Freeze and Thaw do to a program what SIGTERM, SIGKILL, SIGSTOP and SIGCONT do; Start runs an edge again.
+	// Stop asks a program to end, as SIGTERM does, and waits. It keeps its files.
 	Stop(name string) error
-	Kill(name string) error
-	Freeze(name string) error
-	Thaw(name string) error
-	Start(name string) error
 
 	ProxyStatus(ctx context.Context, name string) (fleet.ProxyStatus, error)
 	AgentStatus(ctx context.Context, name string) (fleet.AgentStatus, error)
-	Forget(ctx context.Context, name string) error
-	Nodes() []fleet.Node
 	Digest() [sha256.Size]byte // of the origin's file
-	Seed() uint64              // of the links' faults
 
 	// Wait waits until ok, at most for limit; what runs must live meanwhile.
 	Wait(ctx context.Context, limit time.Duration, what string, ok func() (bool, error)) error
 	Healthy() error
 	Close() error
+}
+
+// Mortal is a world whose programs can die: Kill, Freeze and Thaw do what SIGKILL, SIGSTOP and SIGCONT do; Start runs a
+// node again.
+type Mortal interface {
+	World
+	Kill(name string) error
+	Freeze(name string) error
+	Thaw(name string) error
+	Start(name string) error
 }
