@@ -115,6 +115,24 @@ func (s *Sockets) Close() {
 	s.lingers.Wait()
 }
 
+// Reset cuts the connections that match, as a box on the way does that sends resets to both ends. The process goes on,
+// and sees ECONNABORTED. It says how many there were.
+func (s *Sockets) Reset(match func(local, remote netip.AddrPort) bool) (n int) {
+	s.mu.Lock()
+	conns := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	for _, c := range conns {
+		if c.local != nil && c.remote != nil && match(c.local.(*net.TCPAddr).AddrPort(), c.remote.(*net.TCPAddr).AddrPort()) {
+			c.ep.Abort()
+			n++
+		}
+	}
+	return n
+}
+
 func (s *Sockets) end(each func(*conn)) {
 	s.mu.Lock()
 	s.ended = true

@@ -244,6 +244,15 @@ func (h *Host) Stop() { h.procs().Stop() }
 // Continue ends Stop.
 func (h *Host) Continue() { h.procs().Continue() }
 
+// Reset cuts the connections of every process that match, as a box on the way does that sends resets to both ends. It
+// says how many there were.
+func (h *Host) Reset(match func(local, remote netip.AddrPort) bool) (n int) {
+	for _, s := range h.all() {
+		n += s.Reset(match)
+	}
+	return n
+}
+
 // Crash takes the machine's power: nothing leaves it, nothing comes in, and the process and every connection are gone.
 // boot brings the machine back, which then answers old connections with resets.
 func (h *Host) Crash() (boot func()) {

@@ -374,6 +374,29 @@ func TestStopIsWhatPeersSeeOfSIGSTOP(t *testing.T) {
 	}
 }
 
+func TestResetIsSeenByBothEnds(t *testing.T) {
+	p := newPair(t, Config{})
+	l := p.listen(server4)
+	near, far := p.connect(l)
+	other, _ := p.connect(l)
+	mine := near.LocalAddr().(*net.TCPAddr).AddrPort()
+	if n := p.server.Reset(func(_, remote netip.AddrPort) bool { return remote == mine }); n != 1 {
+		t.Errorf("cut %d connections, want 1", n)
+	}
+	if _, err := near.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the far end: got %v, want ECONNRESET", err)
+	}
+	if _, err := far.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNABORTED) && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the host's own end: got %v, want ECONNABORTED", err)
+	}
+	if _, err := other.Write([]byte("x")); err != nil {
+		t.Errorf("another connection: %v", err)
+	}
+	far.Close()
+	near, far = p.connect(l) // the process goes on
+	transfer(t, near, far, 1000)
+}
+
 func TestCrashIsSilentUntilTheBoot(t *testing.T) {
 	p := newPair(t, Config{})
 	near, _ := p.connect(p.listen(server4))

@@ -293,6 +293,15 @@ func (w *World) Thaw(name string) error {
 	return err
 }
 
+// ResetLinks cuts all links that end at a machine's link port, and says how many: what an attacker on the way could do.
+func (w *World) ResetLinks(name string) (int, error) {
+	h := w.net.Host(name)
+	if h == nil {
+		return 0, fmt.Errorf("there is no machine %s", name)
+	}
+	return h.Reset(func(local, _ netip.AddrPort) bool { return local.Port() == lab.LinkPort }), nil
+}
+
 // Play makes the network worse for a time; faults name the machines: client, p1, origin, attacker and so on. stop ends
 // them early.
 func (w *World) Play(faults ...memnet.Fault) (stop func()) {

@@ -45,6 +45,7 @@ func TestScenarios(t *testing.T) {
 		"transferred": func(ctx context.Context, w scenario.Mortal) error { return scenario.Transferred(ctx, w) },
 		"restarted":   scenario.Restarted,
 		"frozen":      scenario.Frozen,
+		"cut":         scenario.Cut,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

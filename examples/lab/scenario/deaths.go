@@ -34,6 +34,24 @@ func Restarted(ctx context.Context, w Mortal) error {
 	return comesBack(ctx, w, before.Edge.Since)
 }
 
+// Cut is every link of P1 cut by resets: the client makes new ones at once, by itself.
+func Cut(ctx context.Context, w Mortal) error {
+	if err := w.StartAgent("client", "warm"); err != nil {
+		return err
+	}
+	if err := w.WaitForAgent(ctx, "client", patience); err != nil {
+		return err
+	}
+	before, err := w.AgentStatus(ctx, "client")
+	if err != nil {
+		return err
+	}
+	if n, err := w.ResetLinks("p1"); err != nil || n < 2 {
+		return fmt.Errorf("cut %d links (%v), want a control link and a data link at least", n, err)
+	}
+	return comesBack(ctx, w, before.Edge.Since)
+}
+
 // Frozen is P1 stopped as by SIGSTOP: its kernel takes connections and acknowledges, and nobody is there. Thawed, it goes on.
 func Frozen(ctx context.Context, w Mortal) error {
 	at, _ := lab.P1.Port(lab.WebPort)

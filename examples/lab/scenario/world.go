@@ -45,4 +45,6 @@ type Mortal interface {
 	Freeze(name string) error
 	Thaw(name string) error
 	Start(name string) error
+	// ResetLinks cuts all links that end at a proxy, by resets to both ends, and says how many.
+	ResetLinks(name string) (int, error)
 }
