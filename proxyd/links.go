@@ -175,6 +175,14 @@ func (e *edge) heard(ctx context.Context, m *informer.Member, agent proto.AgentI
 		return m.Send(&proto.Pong{Token: msg.Token})
 	case *proto.Pong:
 		return nil
+	case *proto.Boot:
+		if e.clones.seen(agent, msg.ID, e.host.Now()) {
+			e.mu.Lock()
+			e.counts.clones++
+			e.mu.Unlock()
+			e.log.Warn("two machines use one agent's identity, by turns: one is a copy of the other; remove its state directory and join it with a token of its own", "agent", agent, "addr", m.Addr)
+		}
+		return nil
 	case *proto.Renew:
 		answer, err := e.p.peers.Renew(ctx, agent, msg)
 		if err != nil {
