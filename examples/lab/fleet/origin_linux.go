@@ -4,8 +4,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"strconv"
 
 	"migrationsensor/examples/lab"
 	"migrationsensor/examples/lab/kernel"
@@ -21,7 +23,9 @@ type Origin struct {
 
 // ServeOrigin serves both; Close ends it.
 func ServeOrigin(w *lab.World) (*Origin, error) {
-	o := &Origin{file: MakeFile()}
+	o := &Origin{file: make([]byte, FileSize)}
+	seed := [32]byte{'7', '6', '0', 'K', 'B'}
+	rand.NewChaCha8(seed).Read(o.file)
 	o.Digest = sha256.Sum256(o.file)
 	web4, web6 := lab.BackOrigin.Port(lab.OriginWeb)
 	echo4, echo6 := lab.BackOrigin.Port(lab.OriginEcho)
@@ -49,7 +53,11 @@ func ServeOrigin(w *lab.World) (*Origin, error) {
 func (o *Origin) File() []byte { return o.file }
 
 func (o *Origin) serveWeb(l net.Listener) {
-	_ = http.Serve(l, Web(o.file)) // until Close
+	_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("Content-Length", strconv.Itoa(len(o.file)))
+		_, _ = w.Write(o.file) // a client that went away is counted where it is measured
+	}))
 }
 
 func serveEcho(l net.Listener) {
