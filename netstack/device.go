@@ -4,7 +4,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// Device is where packets come from: a TUN (OpenTUN), or a memory link of package netstacktest.
+// Device is where packets come from: a TUN (OpenTUN), or a memory link of package memnet.
 type Device interface {
 	// Name of the interface in the system; hostnet.Config.Device wants it.
 	Name() string

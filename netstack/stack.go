@@ -117,12 +117,12 @@ func New(cfg Config) (*Stack, error) {
 	return s, nil
 }
 
-// NewIPStack is a gVisor stack with this package's TCP settings and no interface; package netstacktest builds
-// its hosts on it.
-func NewIPStack() (*stack.Stack, error) {
+// NewIPStack is a gVisor stack with this package's TCP settings, perhaps more protocols, and no interface; packages
+// netstacktest and memnet build their hosts on it.
+func NewIPStack(more ...stack.TransportProtocolFactory) (*stack.Stack, error) {
 	s := stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
-		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol},
+		TransportProtocols: append([]stack.TransportProtocolFactory{tcp.NewProtocol}, more...),
 	})
 	var (
 		sack     = tcpip.TCPSACKEnabled(true)

@@ -30,6 +30,9 @@ type Proxy struct {
 // the host. A nil log discards.
 func New(cfg Config, log *slog.Logger) (*Proxy, error) { return newOn(kernel{}, cfg, log) }
 
+// NewOn is New on another machine than this one: the lab's in memory.
+func NewOn(host Host, cfg Config, log *slog.Logger) (*Proxy, error) { return newOn(host, cfg, log) }
+
 func newOn(host Host, cfg Config, log *slog.Logger) (*Proxy, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)

@@ -14,6 +14,9 @@
 // range goes to a next hop that nobody has, with a permanent neighbour entry, so a dark proxy and
 // an unused address look the same from outside.
 //
+// Package memory puts the same machines, addresses and programs into one process, without any right; package scenario
+// is what is played in both.
+//
 // All addresses are out of 198.18.0.0/15 and 2001:2::/48, the ranges of RFC 2544 and RFC 5180 for
 // measuring network devices.
 package lab

@@ -40,6 +40,10 @@
 // router solicitation that the kernel sends by itself when an interface comes up; DHCP, where the
 // address comes from there.
 //
+// # In memory
+//
+// [NewMemory] has the same table without a kernel, for the lab in memory.
+//
 // # Ways out
 //
 // An interface that is removed takes its chain with it before Linux 6.16; Watch puts it back when the

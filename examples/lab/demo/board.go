@@ -49,6 +49,7 @@ type event struct {
 // and the report read snapshots.
 type board struct {
 	mu      sync.Mutex
+	where   string // the lab that it is played in
 	began   time.Time
 	phase   string
 	since   time.Time
@@ -72,7 +73,7 @@ type stateAt struct {
 
 func newBoard() *board {
 	now := time.Now()
-	return &board{began: now, since: now, phase: phaseStart, edgesAt: map[string][]edgeAt{}, states: map[string][]stateAt{}}
+	return &board{where: "on this machine's kernel", began: now, since: now, phase: phaseStart, edgesAt: map[string][]edgeAt{}, states: map[string][]stateAt{}}
 }
 
 // The screen shows the last 20 s of packets/s.
@@ -177,6 +178,7 @@ func (b *board) reached(name string, after time.Time, states ...string) (time.Ti
 
 // snapshot is what the screen draws.
 type snapshot struct {
+	Where            string
 	At, Began, Since time.Time
 	Phase, Title     string
 	Proxies          []proxyView
@@ -195,7 +197,7 @@ type clientLine struct {
 func (b *board) snapshot() snapshot {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := snapshot{At: time.Now(), Began: b.began, Since: b.since, Phase: b.phase, Title: b.title, Events: slices.Clone(b.events)}
+	s := snapshot{Where: b.where, At: time.Now(), Began: b.began, Since: b.since, Phase: b.phase, Title: b.title, Events: slices.Clone(b.events)}
 	for _, p := range b.proxies {
 		v := *p
 		v.History = slices.Clone(p.History)

@@ -13,9 +13,6 @@ import (
 	"migrationsensor/examples/lab/fleet"
 )
 
-// ErrFailed says that the scenario was played to its end and a goal was missed.
-var ErrFailed = errors.New("the demo did not pass")
-
 // Run plays the scenario inside kernel.Enter's sandbox: on a terminal with a live screen, elsewhere
 // with a line a second. It writes out/demo.json and prints the table; nil means PASS.
 func Run(ctx context.Context, o Options, out *os.File) error {

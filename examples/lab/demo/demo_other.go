@@ -9,9 +9,6 @@ import (
 	"os"
 )
 
-// ErrFailed says that the scenario was played to its end and a goal was missed.
-var ErrFailed = errors.New("the demo did not pass")
-
 var errNeedsLinux = fmt.Errorf("the lab on the real kernel needs Linux: %w", errors.ErrUnsupported)
 
 // Run says that the kernel's world needs Linux.

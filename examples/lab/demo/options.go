@@ -35,6 +35,10 @@ func (o *Options) Check() error {
 	if o.Bin, err = fleet.FindBin(o.Bin); err != nil {
 		return err
 	}
+	return o.check()
+}
+
+func (o *Options) check() error {
 	if o.Rate < 1 || o.Rate > flood.MaxRate {
 		return fmt.Errorf("--rate %d: use 1 to %d packets/s", o.Rate, flood.MaxRate)
 	}

@@ -181,12 +181,3 @@ func (r *run) scan(ctx context.Context, when string) error {
 	}
 	return err
 }
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
-}

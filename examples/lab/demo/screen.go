@@ -27,7 +27,7 @@ var (
 // draw is one picture of the run.
 func draw(n snapshot) string {
 	var s strings.Builder
-	title := strong.Render("Migration Sensor") + faint.Render("  the lab, on this machine's kernel; q stops")
+	title := strong.Render("Migration Sensor") + faint.Render("  the lab, "+n.Where+"; q stops")
 	fmt.Fprintf(&s, "\n  %s\n  %s %s\n\n", title, phaseStyle(n.Phase).Render(n.Title), faint.Render(fmt.Sprintf("%.0f s", n.At.Sub(n.Since).Seconds())))
 	fmt.Fprintf(&s, "  %s\n", faint.Render(fmt.Sprintf("%-5s %-7s %-10s %6s  %9s  %-*s %6s %7s  %s", "proxy", "kind", "state", "since", "packets/s", history, "", "agents", "streams", "serves")))
 	for _, x := range n.Proxies {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/exec"
 	"strconv"
@@ -15,15 +14,6 @@ import (
 	"migrationsensor/examples/lab"
 	"migrationsensor/examples/lab/flood"
 )
-
-// Attack is one flood.
-type Attack struct {
-	Kind     flood.Kind
-	Rate     int // packets per second
-	Time     time.Duration
-	Target   netip.AddrPort
-	Attacker string // "own", or "hping3", the paper's
-}
 
 // ErrNoHping3 says that the paper's launcher is not installed.
 var ErrNoHping3 = errors.New("hping3 is not here: install it (apt install hping3), or use --attacker own")

@@ -6,4 +6,4 @@ import "errors"
 var ErrOutside = errors.New("this is not a lab namespace (they are made by ms-lab and marked by it)")
 
 // ErrNoSandbox says that this machine or user can't have the lab; what wraps it says why.
-var ErrNoSandbox = errors.New("no lab on the real kernel here (the lab in memory, which needs no rights, is not built yet)")
+var ErrNoSandbox = errors.New("no lab on the real kernel here")

@@ -42,6 +42,7 @@ func (w worldFlags) options() demo.Options {
 
 type demoCmd struct {
 	worldFlags
+	World    string        `default:"auto" enum:"auto,kernel,memory" help:"Where it is played: kernel, memory, or auto, which takes the real kernel where this user may (default ${default})."`
 	Kind     string        `default:"syn" enum:"syn,icmp,udp" help:"What the flood consists of: syn, icmp or udp (default ${default})."`
 	Rate     int           `default:"5000" help:"The flood's packets per second (default ${default})."`
 	Attacker string        `default:"own" enum:"own,hping3" help:"Who floods: own, or hping3 as in the paper, if it is installed."`
@@ -53,9 +54,28 @@ type demoCmd struct {
 }
 
 func (c *demoCmd) Run(ctx context.Context) error {
-	if err := kernel.Enter(); err != nil {
-		return err
+	why := "--world memory asks for it"
+	if c.World != "memory" {
+		err := kernel.Enter()
+		switch {
+		case err == nil:
+			return c.play(func(o demo.Options) error {
+				fmt.Println("the lab on the real kernel")
+				return demo.Run(ctx, o, os.Stdout)
+			})
+		case c.World == "kernel":
+			return err
+		}
+		why = err.Error()
 	}
+	if c.Attacker != "own" {
+		return errors.New("--attacker hping3 needs the lab on the real kernel: " + why)
+	}
+	return c.play(func(o demo.Options) error { return demo.RunMemory(ctx, o, why, os.Stdout) })
+}
+
+// play completes the options.
+func (c *demoCmd) play(run func(demo.Options) error) error {
 	o := c.options()
 	o.Kind, o.Rate, o.Attacker, o.Quiet, o.Suspend = flood.Kind(c.Kind), c.Rate, c.Attacker, c.Quiet, c.Suspend
 	o.Peace, o.Flood, o.After, o.Command = 10*time.Second, 15*time.Second, 8*time.Second, "make demo"
@@ -67,7 +87,7 @@ func (c *demoCmd) Run(ctx context.Context) error {
 			*d.set = *d.given
 		}
 	}
-	return demo.Run(ctx, o, os.Stdout)
+	return run(o)
 }
 
 type connectCmd struct {

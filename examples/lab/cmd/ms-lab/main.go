@@ -59,6 +59,7 @@ const description = `The whole system on this machine: clients, internet, proxie
 Example:
   ms-lab demo                       # the main job, live
   ms-lab demo --rate 20000 --rtt 50ms
+  ms-lab demo --world memory        # without rights, on every system
   ms-lab paper                      # the paper's tables, side by side
   ms-lab connect                    # what a connection costs`
 
