@@ -43,6 +43,8 @@ type testFleet struct {
 	anchors []proto.NodeID // of every service, in the catalogue; none: the edge in use
 	away    int            // entries that do not reach the signing node, from the first on
 	life    time.Duration  // of agents' certificates
+
+	said dump // what edges and the signing node say to agents inside TLS
 }
 
 // protected is the address that the fleet's one service has; nobody listens there.
@@ -167,14 +169,7 @@ func (f *testFleet) node(hidden bool, roles ...proto.Role) *testEdge {
 		Creds: creds, Node: e.id, Keys: ring, Decide: e.answer, Control: e.control, Data: e.data, Enrol: e.enrol,
 		Anchors: func(proto.NodeID) bool { return true }, Relay: e.pass,
 	}
-	f.t.Cleanup(func() {
-		e.mu.Lock()
-		for _, s := range e.sessions {
-			s.Close(nil)
-		}
-		e.mu.Unlock()
-		e.streaming.Wait()
-	})
+	f.t.Cleanup(func() { e.restart(); e.streaming.Wait() })
 	behind := &link.Acceptor{Creds: creds, Node: e.id, Data: e.data} // lives on when the edge is killed
 	l := f.listen()
 	e.relayAt = l.Addr().(*net.TCPAddr).AddrPort()
@@ -186,6 +181,16 @@ func (f *testFleet) node(hidden bool, roles ...proto.Role) *testEdge {
 	})
 	f.nodes = append(f.nodes, e)
 	return e
+}
+
+// restart ends all sessions: nobody knows them any more.
+func (e *testEdge) restart() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, s := range e.sessions {
+		s.Close(nil)
+	}
+	clear(e.sessions)
 }
 
 // pass connects to the anchor that a data link names.
@@ -274,6 +279,7 @@ func (e *testEdge) say(m proto.Message, answered bool) (answer proto.Message) {
 	if len(e.controls) == 0 {
 		e.f.t.Error("no control link to speak on")
 	}
+	e.f.said.add(proto.AppendMessage(nil, m, 0))
 	for l, said := range e.controls {
 		if err := proto.WriteMessage(l, m); err != nil {
 			e.f.t.Error(err)
@@ -413,6 +419,7 @@ func (e *testEdge) enrol(_ context.Context, c net.Conn, v proto.Verified) {
 	if v.Agent != req.Token {
 		answer = &proto.EnrolFail{Reason: "the preamble is of another token"}
 	}
+	e.f.said.add(proto.AppendMessage(nil, answer, 0))
 	if err := proto.WriteMessage(c, answer); err != nil && !errors.Is(err, syscall.ECONNRESET) {
 		e.f.t.Error(err)
 	}

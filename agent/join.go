@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"migrationsensor/proto"
@@ -30,29 +31,31 @@ type plan struct {
 func (a *Agent) join(ctx context.Context, p plan) (*uplink, error) {
 	var edge candidate
 	var err error
-	switch t := a.lead(); {
-	case p.moves:
+	t := a.lead()
+	switch {
+	case p.moves && t != nil:
 		edge, err = a.moveAll(ctx, p)
 	case t == nil:
 		edge, err = a.firstSession(ctx, p.cands)
-	default:
-		return a.control(ctx, p.cands)
+		if err != nil {
+			return nil, err
+		}
 	}
-	if err != nil {
-		return nil, err
+	to := slices.Clone(p.cands)
+	if !edge.Node.IsZero() { // first where the sessions are
+		to = slices.Insert(slices.DeleteFunc(to, func(c candidate) bool { return c.Node == edge.Node }), 0, edge)
 	}
-	ready := a.completing(edge)
-	up, err := a.control(ctx, []candidate{edge})
-	if err != nil {
-		return nil, fmt.Errorf("data link is up, control link is not: %w", err)
+	up, cerr := a.control(ctx, to)
+	if cerr != nil {
+		return nil, errors.Join(err, cerr)
 	}
-	if up.cand.Node != edge.Node && p.moves { // sent on between the two: the data links follow
+	if !edge.Node.IsZero() && up.cand.Node != edge.Node && p.moves { // sent on between the two: the data links follow
 		for _, o := range a.order([]candidate{up.cand}, p.until) {
 			_ = o.wait(ctx) // it goes on trying
 		}
 	}
 	select {
-	case <-ready:
+	case <-a.completing(up.cand):
 	case <-time.After(completeWait):
 	case <-ctx.Done():
 	}
@@ -111,29 +114,20 @@ func (a *Agent) session(ctx context.Context, wait time.Duration, c candidate, an
 	return nil, err
 }
 
-// moveAll moves every session to the first of the candidates that answers, and says where they are. Those that can't move
-// now go on trying; where none can, a new one is made there.
-func (a *Agent) moveAll(ctx context.Context, p plan) (candidate, error) {
-	orders := a.order(p.cands, p.until)
+// moveAll moves every session to the first of the candidates that answers, and says where the first of them is now. Those
+// that can't move now go on trying.
+func (a *Agent) moveAll(ctx context.Context, p plan) (edge candidate, err error) {
 	ctx, cancel := context.WithTimeout(ctx, moveWait)
 	defer cancel()
-	var edge candidate
 	var errs []error
-	for _, o := range orders {
+	for _, o := range a.order(p.cands, p.until) {
 		if err := o.wait(ctx); err != nil {
 			errs = append(errs, err)
 		} else if edge.Node.IsZero() {
 			edge = o.edge
 		}
 	}
-	if !edge.Node.IsZero() {
-		return edge, nil
-	}
-	edge, err := a.firstSession(ctx, p.cands)
-	if err != nil {
-		return edge, errors.Join(append(errs, err)...)
-	}
-	return edge, nil
+	return edge, errors.Join(errs...)
 }
 
 // order asks every session to move.

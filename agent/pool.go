@@ -30,6 +30,7 @@ func (m *meter) count(n int, err error) (int, error) {
 type pool struct {
 	want   int
 	seen   uint64    // bytes at the last look
+	begun  uint32    // streams asked for until then
 	looked time.Time // when that was
 	needed time.Time // when want links were last needed
 	not    time.Time // no dial before
@@ -63,9 +64,11 @@ func (t *tether) poolLocked(ctx context.Context, now time.Time) time.Duration {
 	if streams > 1 {
 		look = poolLook
 	}
-	if wait := t.pool.looked.Add(look).Sub(now); wait > 0 && t.pool.want > 0 {
+	begun := t.begun.Load()
+	if wait := t.pool.looked.Add(look).Sub(now); wait > 0 && t.pool.want > 0 && begun-t.pool.begun < poolStreams {
 		look = wait
 	} else {
+		t.pool.begun = begun
 		t.pool.size(t.carryingLocked(), streams, t.bytesLocked(), now)
 	}
 	if t.single || t.joiningLocked() != nil || t.firstLocked() == nil {
@@ -74,7 +77,7 @@ func (t *tether) poolLocked(ctx context.Context, now time.Time) time.Duration {
 	switch have := t.carryingLocked(); {
 	case have > t.pool.want:
 		t.shrinkLocked()
-	case have > 0 && have < t.pool.want && !t.growing && t.order == nil && !t.retired && !now.Before(t.pool.not):
+	case have > 0 && have+t.attachingLocked() < t.pool.want && !t.growing && t.order == nil && !t.retired && !now.Before(t.pool.not):
 		t.growLocked(ctx)
 	}
 	return look
@@ -83,6 +86,15 @@ func (t *tether) poolLocked(ctx context.Context, now time.Time) time.Duration {
 func (t *tether) carryingLocked() (n int) {
 	for _, d := range t.links {
 		if d.role == carrying {
+			n++
+		}
+	}
+	return n
+}
+
+func (t *tether) attachingLocked() (n int) {
+	for _, d := range t.links {
+		if d.role == joining && d.extra {
 			n++
 		}
 	}

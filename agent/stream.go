@@ -59,6 +59,9 @@ func (t *tether) Begin(service string) (connhandler.Opening, error) {
 	if err != nil {
 		return nil, openError(err)
 	}
+	if t.begun.Add(1)%poolStreams == 0 { // perhaps there are more now than the links are for
+		t.look()
+	}
 	return opening{st}, nil
 }
 

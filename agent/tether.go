@@ -51,6 +51,8 @@ type tether struct {
 
 	current atomic.Pointer[dataLink] // on which new streams are asked for; nil: none. Written with mu
 
+	begun atomic.Uint32 // streams asked for since the start
+
 	mu       sync.Mutex // guards what follows
 	links    []*dataLink
 	dialing  *dialJob
@@ -82,11 +84,12 @@ type loss struct {
 
 // order is a move that the supervisor asks for.
 type order struct {
-	cands  []candidate
-	until  time.Time // zero: orderRounds
-	rounds int
-	tried  chan struct{} // closed after the first round
-	once   sync.Once
+	cands   []candidate
+	until   time.Time // zero: orderRounds
+	rounds  int
+	refused int           // edges that answered in this round, but whose link was not taken in
+	tried   chan struct{} // closed after the first round
+	once    sync.Once
 
 	// set before tried is closed
 	edge candidate
@@ -125,6 +128,9 @@ func (t *tether) run(ctx context.Context) {
 		select {
 		case <-t.sess.Done():
 			t.shut(t.sess.Err())
+			if refused, ok := errors.AsType[*session.RefusedError](t.sess.Err()); ok {
+				t.event("session ended", fmt.Sprintf("anchor %s: %s; its streams were reset", t.nodeName(t.anchor), refused.Code))
+			}
 			return
 		case <-ctx.Done():
 			t.shut(context.Cause(ctx))

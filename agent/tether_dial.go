@@ -71,16 +71,19 @@ func (t *tether) notDialledLocked(job *dialJob, err error) {
 }
 
 // orderFailedLocked notes that a move came to nothing this time; at is the edge that it came to nothing at, if one
-// answered: it is tried last from now on.
+// answered: the others are tried before it is tried again. A round is over when all have been tried.
 func (t *tether) orderFailedLocked(err error, at candidate) {
 	o := t.order
-	o.finish(candidate{}, err)
-	o.rounds++
 	if i := slices.IndexFunc(o.cands, func(c candidate) bool { return c.Node == at.Node }); i >= 0 {
 		c := o.cands[i]
 		o.cands = append(slices.Delete(o.cands, i, i+1), c)
+		if o.refused++; o.refused < len(o.cands) {
+			return
+		}
 	}
-	if o.until.IsZero() && o.rounds >= orderRounds {
+	o.refused = 0
+	o.finish(candidate{}, err)
+	if o.rounds++; o.until.IsZero() && o.rounds >= orderRounds {
 		t.dropOrderLocked()
 	}
 }

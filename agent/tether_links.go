@@ -112,7 +112,7 @@ func (t *tether) takeLocked(ctx context.Context, d *dataLink) {
 func (t *tether) resumeOnLocked(d *dataLink) {
 	t.parkLocked()
 	d.share.Resume()
-	d.role = joining
+	d.role, d.extra = joining, false
 	t.epoch++
 	t.currentLocked()
 	t.watchLocked(d)
@@ -182,7 +182,7 @@ func (t *tether) linkEnded(d *dataLink, err error) {
 		t.suspect(d.cand)
 	}
 	switch {
-	case d.extra && d.role != carrying:
+	case d.extra && d.role == joining:
 		t.pool.pause(time.Now())
 	case d.role == joining:
 		t.notTakenLocked(d, err)
@@ -212,7 +212,7 @@ func (t *tether) notTakenLocked(d *dataLink, err error) {
 // lostLocked notes that no link is left that carries the streams.
 func (t *tether) lostLocked(d *dataLink, err error, silent bool) {
 	now := time.Now()
-	if t.firstLocked() != nil || d.extra && d.role != carrying {
+	if t.firstLocked() != nil {
 		return
 	}
 	if t.stalled.IsZero() && d.role == carrying {
