@@ -28,6 +28,7 @@ const (
 	TypeResume     FrameType = 0x05
 	TypeResumeOK   FrameType = 0x06
 	TypeResumeFail FrameType = 0x07
+	TypeEnd        FrameType = 0x08
 
 	TypeOpen     FrameType = 0x10
 	TypeOpenOK   FrameType = 0x11

@@ -104,7 +104,8 @@ func (st *Stream) grantLocked() {
 	}
 	s := st.s
 	if grow := min(st.window, uint64(s.cfg.MaxWindow)-min(st.window, uint64(s.cfg.MaxWindow))); grow > 0 &&
-		st.recvRead-st.grownAt >= st.window/2 && st.recv.n <= int(st.window/8) && s.grown+int(grow) <= s.cfg.MaxSession/2 {
+		st.recvRead-st.grownAt >= st.window/2 && st.recv.n <= int(st.window/8) && s.grown+int(grow) <= s.cfg.MaxSession/2 &&
+		s.cfg.Budget.Take(int(grow)) {
 		s.grown += int(grow)
 		st.window += grow
 		st.grownAt = st.recvRead
@@ -127,8 +128,16 @@ func (l *Link) Next(dst []byte) []byte {
 	if l.err != nil {
 		return dst
 	}
+	if s.ending == l && len(l.control) == 0 { // asked for more, so what was before is written
+		s.closeLocked(nil)
+		return dst
+	}
 	start := len(dst)
 	dst = l.nextControlLocked(dst)
+	if s.ending == l {
+		l.signal()
+		return dst
+	}
 	for l.queue.len() > 0 && cap(dst)-len(dst) >= proto.HeaderLen+minData {
 		st := l.queue.pop()
 		if st.link != l {

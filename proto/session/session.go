@@ -44,6 +44,7 @@ var (
 	ErrProtocol = errors.New("protocol violation")
 	ErrClosed   = errors.New("session closed")
 	ErrSilent   = errors.New("the link is silent")
+	ErrEnded    = errors.New("the agent has ended the session")
 )
 
 // OpenError is the other side's answer that there is no connection.
@@ -89,6 +90,13 @@ type Budget interface {
 	Give(n int)      // n bytes back
 }
 
+// unlimited is the budget of a session that shares none.
+type unlimited struct{}
+
+func (unlimited) Take(int) bool { return true }
+func (unlimited) Must(int)      {}
+func (unlimited) Give(int)      {}
+
 // Session is one end. It is safe for concurrent use.
 type Session struct {
 	cfg  Config
@@ -99,6 +107,7 @@ type Session struct {
 	grace    time.Duration   // agent: what SESSION_OK says
 	epoch    uint32          // of the current set of links
 	begun    bool            // anchor: SESSION has come
+	ending   *Link           // agent: on which END goes; the session closes when it is written
 	err      error           // why it ended; nil while it lives
 	links    []*Link         // that live, of every set
 	streams  map[uint32]*Stream
@@ -135,6 +144,9 @@ func New(cfg Config) *Session {
 	def(&cfg.MaxWindow, defaultMaxWindow)
 	def(&cfg.MaxSession, defaultMaxSession)
 	def(&cfg.MaxStreams, defaultMaxStreams)
+	if cfg.Budget == nil {
+		cfg.Budget = unlimited{}
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -245,6 +257,24 @@ func (s *Session) Close(err error) {
 	s.closeLocked(err)
 }
 
+// End ends an agent's session and tells the anchor, which would keep it for its grace else. It does not wait: Done is closed
+// when END is written. Where there is no link the session is closed at once.
+func (s *Session) End() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil || s.ending != nil {
+		return
+	}
+	l := s.pickLocked()
+	if l == nil || s.cfg.Server {
+		s.closeLocked(nil)
+		return
+	}
+	s.ending = l
+	l.control = header(l.control, proto.TypeEnd, 0, 0, 0)
+	l.signal()
+}
+
 func (s *Session) closeLocked(err error) {
 	if s.err != nil {
 		return
@@ -303,8 +333,9 @@ func (s *Session) Begin(service string) (*Stream, error) {
 // addLocked makes a stream. Its first window is small when the session's share of memory is used.
 func (s *Session) addLocked(id uint32, service string) *Stream {
 	first := s.cfg.Window
-	if s.granted+first > s.cfg.MaxSession/2 {
+	if s.granted+first > s.cfg.MaxSession/2 || !s.cfg.Budget.Take(first) {
 		first = min(first, tightWindow)
+		s.cfg.Budget.Must(first)
 	}
 	s.granted += first
 	st := newStream(s, id, first)
