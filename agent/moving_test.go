@@ -417,7 +417,12 @@ func TestPoolGrowsWithStreamsAndIsMadeAgainAfterAMove(t *testing.T) {
 	for range 2*poolStreams + 1 {
 		echo(t, r.mustDial(), "x")
 	}
-	links := func() int { return r.Status().Sessions[0].Links }
+	links := func() int {
+		t := r.lead()
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return t.carryingLocked()
+	}
 	r.eventually("three links for 65 streams", func() bool { return links() == 3 })
 	r.eventually("control link", func() bool { return p1.links() == 1 })
 	p1.migrate(r, 1, p2)
