@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -44,21 +45,22 @@ func (r *running) knows(w *wires, said *dump, e *testEdge) (where []string) {
 		r.t.Fatal(err)
 	}
 	r.mu.Lock()
-	memory := fmt.Sprintf("%+v %+v %v", r.enr.catalogue, r.enr.Current, r.named)
+	var memory strings.Builder
+	memory.WriteString(fmt.Sprintf("%+v %+v %v", r.enr.catalogue, r.enr.Current, r.named))
 	for _, k := range r.enr.Keys {
-		memory += fmt.Sprintf("%v", k.Node)
+		memory.WriteString(fmt.Sprintf("%v", k.Node))
 		look("memory", k.K)
 	}
 	for tt := range r.tethers {
 		tt.mu.Lock()
-		memory += fmt.Sprintf("%v %+v %+v", tt.anchor, tt.order, tt.lost)
+		memory.WriteString(fmt.Sprintf("%v %+v %+v", tt.anchor, tt.order, tt.lost))
 		for _, d := range tt.links {
-			memory += fmt.Sprintf("%v %v", d.cand.Node, d.cand.Addrs())
+			memory.WriteString(fmt.Sprintf("%v %v", d.cand.Node, d.cand.Addrs()))
 		}
 		tt.mu.Unlock()
 	}
 	r.mu.Unlock()
-	look("memory", []byte(memory))
+	look("memory", []byte(memory.String()))
 	status, err := json.Marshal(r.Status())
 	if err != nil {
 		r.t.Fatal(err)

@@ -78,13 +78,6 @@ func (w *wires) dialled(e *testEdge) int {
 	return w.dials[e.addr]
 }
 
-// saw reports whether b has ever come to the agent in clear.
-func (w *wires) saw(b []byte) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return bytes.Contains(w.received.Bytes(), b)
-}
-
 // wire is one connection of them.
 type wire struct {
 	*net.TCPConn
