@@ -175,6 +175,7 @@
 //	45 RENEW_OK      ←    n× certificate bytes
 //	46 GOAWAY        ←    reason text
 //	47 BOOT        A →    boot id 8, version text
+//	48 STANDBY       ←    n× target
 //
 // Between nodes, mutual TLS on the backplane:
 //

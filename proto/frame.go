@@ -54,6 +54,7 @@ const (
 	TypeRenewOK   FrameType = 0x45
 	TypeGoAway    FrameType = 0x46
 	TypeBoot      FrameType = 0x47
+	TypeStandby   FrameType = 0x48
 
 	TypeHello      FrameType = 0x60
 	TypeUserInfo   FrameType = 0x61
