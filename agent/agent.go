@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
@@ -22,6 +23,7 @@ type Agent struct {
 	sys     System
 	log     *slog.Logger
 	handler *connhandler.Handler
+	boot    uint64             // random at each start: tells two machines with one identity
 	budget  time.Duration      // how long a session waits for a link before its streams are reset
 	machine Machine            // nil with NoTUN, and before Run has opened it
 	kick    chan struct{}      // to the supervisor: a connection waits for a session; full: it knows
@@ -45,6 +47,7 @@ type Agent struct {
 	up        *uplink                  // as the supervisor has it
 	second    *uplink                  // the warm one to another entry, as the supervisor has it
 	named     []proto.Target           // of a migration that has not succeeded yet
+	standby   []proto.Target           // given ahead by the current edge (rescue = "standby"); in memory only
 	warm      map[proto.NodeID]*tether // for new streams, by anchor
 	choice    choice
 	round     *round // that may bring a session where there is none; never nil
@@ -60,7 +63,7 @@ func New(cfg Config, sys System) (*Agent, error) {
 	}
 	sys = sys.withDefaults()
 	a := &Agent{
-		cfg: cfg, sys: sys, log: sys.Log, budget: resumeBudget,
+		cfg: cfg, sys: sys, log: sys.Log, budget: resumeBudget, boot: rand.Uint64(),
 		kick: make(chan struct{}, 1), around: make(chan struct{}, 1), forgets: make(chan chan struct{}), ready: make(chan struct{}),
 		state: stateStopped, since: sys.Now(), round: newRound(), tethers: make(map[*tether]struct{}), warm: make(map[proto.NodeID]*tether),
 	}

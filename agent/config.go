@@ -24,7 +24,7 @@ const (
 	FallbackNone   = "none"
 	FallbackDirect = "direct"
 	RescueEntries  = "entries" // when its edge falls silent the agent asks the entries
-	RescueStandby  = "standby" // reserved: one standby's address is given ahead
+	RescueStandby  = "standby" // and the one standby whose address its edge has given ahead
 )
 
 // Config of an [Agent]. Start from [DefaultConfig] or [LoadConfig].
@@ -209,9 +209,6 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// noStandby is said of a setting that only the agent knows yet.
-const noStandby = "rescue \"standby\" is reserved: no proxy gives a standby's address ahead yet"
-
 // Validate checks a Config that did not come from a file.
 func (c Config) Validate() error {
 	switch {
@@ -223,9 +220,7 @@ func (c Config) Validate() error {
 		return fmt.Errorf("probe %q is neither %q nor %q", c.Probe, ProbeWarm, ProbeEach)
 	case c.Fallback != FallbackNone && c.Fallback != FallbackDirect:
 		return fmt.Errorf("fallback %q is neither %q nor %q", c.Fallback, FallbackNone, FallbackDirect)
-	case c.Rescue == RescueStandby:
-		return errors.New(noStandby)
-	case c.Rescue != "" && c.Rescue != RescueEntries:
+	case c.Rescue != "" && c.Rescue != RescueEntries && c.Rescue != RescueStandby:
 		return fmt.Errorf("rescue %q is neither %q nor %q", c.Rescue, RescueEntries, RescueStandby)
 	case c.ProbeWait <= 0 || c.ProbeRetries < 0:
 		return errors.New("probe_wait has to be positive and probe_retries not negative")

@@ -27,7 +27,7 @@ func TestConfigErrorsNameThePlaceAndTheFix(t *testing.T) {
 		{"service without a name", "\n[[service]]\nfallback = \"none\"\n", `a.toml:2:3: service.0: has no name`},
 		{"service twice", "[[service]]\nname = \"web\"\n[[service]]\nname = \"web\"\n", `a.toml:4:1: service.1.name: service "web" appears twice`},
 		{"service's fallback", "[[service]]\nname = \"web\"\nfallback = \"maybe\"\n", `a.toml:3:1: service.0.fallback: "maybe" is not known`},
-		{"a rescue that no proxy offers", "rescue = \"standby\"\n", `a.toml:1:1: rescue: rescue "standby" is reserved: no proxy gives a standby's address ahead yet (write "entries", or leave it out)`},
+		{"rescue", "rescue = \"hope\"\n", `a.toml:1:1: rescue: "hope" is not known (write one of ["entries" "standby"])`},
 		{"two at once", "mtu = 1\nprobe = \"\"\n", "probe: \"\" is not known"},
 	} {
 		t.Run(tt.rule, func(t *testing.T) {

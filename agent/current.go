@@ -169,6 +169,9 @@ func (a *Agent) endRoundLocked(err error) {
 // connected notes the control link, and remembers its edge for the next start.
 func (a *Agent) connected(u *uplink) {
 	a.mu.Lock()
+	if e := a.enr.Current; e == nil || e.Node != u.cand.Node {
+		a.standby = nil // it was the last edge's to give
+	}
 	a.up = u
 	e := *a.enr
 	a.mu.Unlock()
@@ -292,4 +295,22 @@ func (a *Agent) namedNow() []proto.Target {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.named
+}
+
+// setStandby keeps the one address that the current edge gives ahead, if the configuration asks for it.
+func (a *Agent) setStandby(ts []proto.Target) {
+	if a.cfg.Rescue != RescueStandby {
+		a.event("standby ignored", `an edge gave an address ahead; the configuration does not say rescue = "standby"`)
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.standby = ts[:min(1, len(ts))]
+}
+
+// rescues are where else to look when edges are silent: the address that was given ahead.
+func (a *Agent) rescues() []candidate {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return told(a.standby)
 }

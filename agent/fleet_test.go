@@ -251,8 +251,11 @@ func (e *testEdge) control(_ context.Context, l *link.Link, _ proto.Verified) {
 		if err != nil {
 			return
 		}
-		if p, ok := m.(*proto.Ping); ok {
-			if proto.WriteMessage(l, &proto.Pong{Token: p.Token}) != nil {
+		switch m := m.(type) {
+		case *proto.Boot:
+			continue
+		case *proto.Ping:
+			if proto.WriteMessage(l, &proto.Pong{Token: m.Token}) != nil {
 				return
 			}
 			continue

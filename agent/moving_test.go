@@ -102,7 +102,7 @@ func TestF13KilledEdge(t *testing.T) {
 	r := f.on(newWires(), func(*Agent) {})
 	x := r.transfer()
 	x.flows(r, "by way of P1")
-	r.eventually("second control link", func() bool { return p2.links() == 1 })
+	r.eventually("second control link", func() bool { return r.Status().Second != nil })
 	x.stall()
 	p1.kill()
 	r.eventually("resumed by way of P2", r.sessionVia(p2))
@@ -126,7 +126,7 @@ func TestResetOfALinkIsResumedAtTheSameEdge(t *testing.T) {
 	r := f.on(w, func(*Agent) {})
 	x := r.transfer()
 	x.flows(r, "before")
-	r.eventually("second control link", func() bool { return p2.links() == 1 })
+	r.eventually("second control link", func() bool { return r.Status().Second != nil })
 	dials := w.dialled(p2)
 	for range 3 {
 		was := r.lead().epochNow()
@@ -167,7 +167,7 @@ func TestF14F66SilentEdge(t *testing.T) {
 			r := f.on(w, func(*Agent) {})
 			x := r.transfer()
 			x.flows(r, "by way of P1")
-			r.eventually("second control link", func() bool { return p2.links() == 1 })
+			r.eventually("second control link", func() bool { return r.Status().Second != nil })
 			x.stall()
 			w.cut(p1, way.up, way.down)
 			r.eventually("resumed by way of P2", r.sessionVia(p2))
@@ -234,7 +234,7 @@ func TestF27F28AddressChange(t *testing.T) {
 	r := f.on(w, func(*Agent) {})
 	x := r.transfer()
 	x.flows(r, "before")
-	r.eventually("second control link", func() bool { return p2.links() == 1 })
+	r.eventually("second control link", func() bool { return r.Status().Second != nil })
 	w.fail(syscall.ENETDOWN, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.EPROTOTYPE, syscall.EADDRNOTAVAIL, syscall.ENETUNREACH)
 	p1.acc.CloseAll()
 	p2.acc.CloseAll()
@@ -334,7 +334,7 @@ func TestSecondControlLink(t *testing.T) {
 	p1, p2, p3 := f.edge(false), f.edge(false), f.edge(true)
 	f.anchor()
 	r := f.on(newWires(), func(*Agent) {})
-	r.eventually("a control link to each entry", func() bool { return p1.links() == 1 && p2.links() == 1 })
+	r.eventually("a control link to each entry", func() bool { return p1.links() == 1 && r.Status().Second != nil })
 	s := r.Status()
 	if s.Edge == nil || s.Edge.Node != p1.id.String() || s.Second == nil || s.Second.Node != p2.id.String() {
 		t.Fatalf("edge %+v, second %+v; want the first entry and the other", s.Edge, s.Second)
@@ -395,7 +395,7 @@ func TestSilentLinkOpensOneStream(t *testing.T) {
 	w := newWires()
 	r := f.on(w, func(*Agent) {})
 	echo(t, r.mustDial(), "before")
-	r.eventually("second control link", func() bool { return p2.links() == 1 })
+	r.eventually("second control link", func() bool { return r.Status().Second != nil })
 	w.cut(p1, false, true) // OPEN comes through, its answer does not
 	began := time.Now()
 	c := r.mustDial()
@@ -432,5 +432,36 @@ func TestPoolGrowsWithStreamsAndIsMadeAgainAfterAMove(t *testing.T) {
 	defer anchor.mu.Unlock()
 	if len(anchor.sessions) != 1 || anchor.attaches != 4 {
 		t.Errorf("%d sessions, %d ATTACHes at the anchor; want 1 and 4", len(anchor.sessions), anchor.attaches)
+	}
+}
+
+// TestRescueByAStandbyGivenAhead: with one entry only, its sudden death loses nothing if the operator chose so.
+func TestRescueByAStandbyGivenAhead(t *testing.T) {
+	for rescue, want := range map[string]bool{RescueStandby: true, RescueEntries: false} {
+		t.Run(rescue, func(t *testing.T) {
+			f := newFleet(t, "fleet")
+			p1, p2 := f.edge(false), f.edge(true)
+			f.anchor()
+			cfg := testConfig(t)
+			cfg.Token, cfg.Rescue = f.token().String(), rescue
+			r := start(t, cfg, newWires().system())
+			x := r.transfer()
+			x.flows(r, "by way of P1")
+			r.eventually("control link", func() bool { return p1.links() == 1 })
+			p1.say(&proto.Standby{Targets: []proto.Target{p2.target(r.enrolled().id.Agent)}}, false)
+			if !want {
+				r.eventually("it is not kept", r.event("standby ignored", "rescue"))
+				if len(r.rescues()) > 0 {
+					t.Error("an address is held that the configuration did not ask for")
+				}
+				return
+			}
+			r.eventually("it is known", func() bool { return len(r.rescues()) == 1 })
+			p1.kill()
+			r.eventually("resumed by way of P2", r.sessionVia(p2))
+			x.flows(r, "after the kill")
+			r.eventually("control link, too", r.at(p2))
+			x.end()
+		})
 	}
 }

@@ -196,8 +196,10 @@ func (s *supervisor) failed(ctx context.Context, r joined) {
 	}
 }
 
-// candidates are the edges to try: those that an unfinished migration named first.
-func (s *supervisor) candidates() []candidate { return s.enrolled().candidates(s.namedNow()) }
+// candidates are the edges to try: those that an unfinished migration named first, what was given ahead last.
+func (s *supervisor) candidates() []candidate {
+	return append(s.enrolled().candidates(s.namedNow()), s.rescues()...)
+}
 
 // told makes candidates of a migration's targets.
 func told(ts []proto.Target) (out []candidate) {
@@ -286,6 +288,8 @@ func (s *supervisor) message(ctx context.Context, m proto.Message) {
 		s.renewed(m)
 	case *proto.EnrolFail:
 		s.event("certificate not renewed", m.Reason)
+	case *proto.Standby:
+		s.setStandby(m.Targets)
 	case *proto.GoAway:
 		s.event("goaway", fmt.Sprintf("%s will stop: %s", s.edgeName(s.up.cand.Target), m.Reason))
 		s.leave(ctx)

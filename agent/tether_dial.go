@@ -119,10 +119,12 @@ func (t *tether) candidatesLocked() ([]candidate, time.Duration) {
 		if c, ok := t.secondEdge(); ok {
 			add(c)
 		}
-		add(slices.DeleteFunc(all, func(c candidate) bool { return c.Node == from.cand.Node })...)
+		add(slices.DeleteFunc(slices.Clone(all), func(c candidate) bool { return c.Node == from.cand.Node })...)
+		add(t.rescues()...)
 	}
 	add(from.cand)
 	add(all...)
+	add(t.rescues()...)
 	return out, max(raceReset, 2*t.srtt())
 }
 

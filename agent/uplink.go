@@ -38,6 +38,9 @@ func (a *Agent) newUplink(ctl *link.Link) *uplink {
 		msgs: make(chan proto.Message), gone: make(chan struct{}),
 	}
 	u.heard.Store(time.Now().UnixNano())
+	if err := u.send(&proto.Boot{ID: a.boot, Version: a.sys.Version}); err != nil {
+		a.log.Debug("control link ended at once", "edge", ctl.Target.Node, "err", err) // as its reader will say
+	}
 	if !a.spawn(u.read) {
 		close(u.msgs)
 		u.close()
