@@ -390,7 +390,7 @@ func TestSingleSessionsMove(t *testing.T) {
 // TestSilentLinkOpensOneStream: the OPEN that a dead link swallowed is asked for again by the session.
 func TestSilentLinkOpensOneStream(t *testing.T) {
 	f := newFleet(t, "fleet")
-	p1, p2 := f.edge(false), f.edge(false)
+	p1, _ := f.edge(false), f.edge(false)
 	anchor := f.anchor()
 	w := newWires()
 	r := f.on(w, func(*Agent) {})
