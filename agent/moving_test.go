@@ -334,7 +334,7 @@ func TestSecondControlLink(t *testing.T) {
 	p1, p2, p3 := f.edge(false), f.edge(false), f.edge(true)
 	f.anchor()
 	r := f.on(newWires(), func(*Agent) {})
-	r.eventually("a control link to each entry", func() bool { return p1.links() == 1 && r.Status().Second != nil })
+	r.eventually("a control link to each entry", func() bool { return p1.links() == 1 && p2.links() == 1 && r.Status().Second != nil })
 	s := r.Status()
 	if s.Edge == nil || s.Edge.Node != p1.id.String() || s.Second == nil || s.Second.Node != p2.id.String() {
 		t.Fatalf("edge %+v, second %+v; want the first entry and the other", s.Edge, s.Second)
