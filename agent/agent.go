@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
@@ -22,8 +23,11 @@ type Agent struct {
 	sys     System
 	log     *slog.Logger
 	handler *connhandler.Handler
+	boot    uint64             // random at each start: tells two machines with one identity
+	budget  time.Duration      // how long a session waits for a link before its streams are reset
 	machine Machine            // nil with NoTUN, and before Run has opened it
-	kick    chan *dataLink     // to the supervisor: a connection wants another session than this; full: it knows
+	kick    chan struct{}      // to the supervisor: a connection waits for a session; full: it knows
+	around  chan struct{}      // to the supervisor: a session came to a link, or ended; full: it knows
 	forgets chan chan struct{} // to the supervisor, which closes what it gets when it has forgotten
 	ready   chan struct{}
 	isReady sync.Once
@@ -32,17 +36,22 @@ type Agent struct {
 	moved, transfers atomic.Uint64
 	wg               sync.WaitGroup // of spawn
 	dialers          dialers
+	completeMu       sync.Mutex // one complete at a time
 
 	mu        sync.Mutex
 	runCtx    context.Context // nil before Run and after its goroutines were told to end
 	state     string
 	why       string
 	since     time.Time
-	enr       *enrolment // replaced, never changed
-	up        *uplink    // as the supervisor has it
-	warm      *dataLink  // for new streams
-	round     *round     // that may bring a new warm one; never nil
-	links     map[*dataLink]struct{}
+	enr       *enrolment               // replaced, never changed
+	up        *uplink                  // as the supervisor has it
+	second    *uplink                  // the warm one to another entry, as the supervisor has it
+	named     []proto.Target           // of a migration that has not succeeded yet
+	standby   []proto.Target           // given ahead by the current edge (rescue = "standby"); in memory only
+	warm      map[proto.NodeID]*tether // for new streams, by anchor
+	choice    choice
+	round     *round // that may bring a session where there is none; never nil
+	tethers   map[*tether]struct{}
 	services  map[netip.AddrPort]connhandler.Service
 	protected []netip.AddrPort
 }
@@ -54,9 +63,9 @@ func New(cfg Config, sys System) (*Agent, error) {
 	}
 	sys = sys.withDefaults()
 	a := &Agent{
-		cfg: cfg, sys: sys, log: sys.Log,
-		kick: make(chan *dataLink, 1), forgets: make(chan chan struct{}), ready: make(chan struct{}),
-		state: stateStopped, since: sys.Now(), round: newRound(), links: make(map[*dataLink]struct{}),
+		cfg: cfg, sys: sys, log: sys.Log, budget: resumeBudget, boot: rand.Uint64(),
+		kick: make(chan struct{}, 1), around: make(chan struct{}, 1), forgets: make(chan chan struct{}), ready: make(chan struct{}),
+		state: stateStopped, since: sys.Now(), round: newRound(), tethers: make(map[*tether]struct{}), warm: make(map[proto.NodeID]*tether),
 	}
 	mode := connhandler.Warm
 	if cfg.Probe == ProbeEach {
@@ -177,25 +186,6 @@ func (a *Agent) spawn(f func(context.Context)) bool {
 	ctx := a.runCtx
 	a.wg.Go(func() { f(ctx) })
 	return true
-}
-
-// start runs a data link's session until it ends.
-func (a *Agent) start(d *dataLink) bool {
-	a.mu.Lock()
-	a.links[d] = struct{}{}
-	a.mu.Unlock()
-	ok := a.spawn(func(ctx context.Context) {
-		d.run(ctx)
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		delete(a.links, d)
-	})
-	if !ok {
-		a.mu.Lock()
-		delete(a.links, d)
-		a.mu.Unlock()
-	}
-	return ok
 }
 
 // Forget lets go of the current proxy and of the memory of where proxies have sent this agent, and begins again at the

@@ -37,6 +37,12 @@ func testConfig(t *testing.T) Config {
 
 func start(t *testing.T, cfg Config, sys System) *running {
 	t.Helper()
+	return startEdited(t, cfg, sys, func(*Agent) {})
+}
+
+// startEdited is start with an agent whose times are not the protocol's.
+func startEdited(t *testing.T, cfg Config, sys System, edit func(*Agent)) *running {
+	t.Helper()
 	if sys.Own == nil {
 		sys.Own = func() []netip.Addr { return nil }
 	}
@@ -44,6 +50,7 @@ func start(t *testing.T, cfg Config, sys System) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
+	edit(a)
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{Agent: a, t: t, ended: make(chan error, 1), stop: cancel}
 	go func() { r.ended <- a.Run(ctx) }()
@@ -181,55 +188,50 @@ func TestConnectErrorsAreTheOrigins(t *testing.T) {
 	}
 }
 
-func TestMigrateMakesBeforeItBreaks(t *testing.T) {
-	f := newFleet(t, "fleet")
-	p1, p2 := f.edge(false), f.edge(true)
-	r := joined2(t, f, ProbeWarm)
-	r.eventually("control link", func() bool { return p1.links() == 1 })
-	old := r.mustDial()
-	echo(t, old, "before")
+func TestMigrateMovesSessions(t *testing.T) {
+	for name, elsewhere := range map[string]bool{"anchor elsewhere": true, "P1 is the anchor": false} {
+		t.Run(name, func(t *testing.T) {
+			f := newFleet(t, "fleet")
+			p1, p2 := f.edge(false), f.edge(true)
+			anchor := p1
+			if elsewhere {
+				anchor = f.anchor()
+			}
+			r := joined2(t, f, ProbeWarm)
+			r.eventually("control link", func() bool { return p1.links() == 1 })
+			old := r.mustDial()
+			echo(t, old, "before")
 
-	m := &proto.Migrate{ID: proto.MigrateID{Edge: p1.id, Counter: 7}, Targets: []proto.Target{p2.target(r.enrolled().id.Agent)}}
-	if ok, is := p1.say(m, true).(*proto.MigrateOK); !is || ok.ID != m.ID {
-		t.Errorf("got %v, want MIGRATE_OK for %v", ok, m.ID)
-	}
-	r.eventually("moved to P2", r.at(p2))
-	fresh := r.mustDial()
-	echo(t, fresh, "after")
-	echo(t, old, "still") // the old stream goes on where it is
-	if p1.opened() != 1 || p2.opened() != 1 {
-		t.Errorf("%d OPENs at P1, %d at P2; want one each", p1.opened(), p2.opened())
-	}
-	r.eventually("P1's control link is closed: completion", func() bool { return p1.links() == 0 })
-	old.Close()
-	r.eventually("P1's data link ends with its last stream", func() bool { return len(p1.acc.Links()) == 0 })
-	if s := r.Status(); s.Counts.Moves != 1 || s.Counts.Transfers != 0 {
-		t.Errorf("counts %+v, want one move", s.Counts)
-	}
-	fresh.Close()
+			m := &proto.Migrate{ID: proto.MigrateID{Edge: p1.id, Counter: 7}, Targets: []proto.Target{p2.target(r.enrolled().id.Agent)}, Deadline: time.Minute}
+			if ok, is := p1.say(m, true).(*proto.MigrateOK); !is || ok.ID != m.ID {
+				t.Errorf("got %v, want MIGRATE_OK for %v", ok, m.ID)
+			}
+			r.eventually("moved to P2", r.at(p2))
+			r.eventually("P1's links are closed: completion", func() bool { return len(p1.direct()) == 0 })
+			echo(t, old, "goes on by way of P2")
+			fresh := r.mustDial()
+			echo(t, fresh, "after")
+			if want := map[bool][2]int{true: {2, 0}, false: {1, 1}}[elsewhere]; [2]int{anchor.opened(), p2.opened()} != want {
+				t.Errorf("%d OPENs at the anchor, %d at P2; want %v: a session stays at its anchor, and no new stream uses an attacked one", anchor.opened(), p2.opened(), want)
+			}
+			s := r.Status()
+			if s.Counts.Moves != 1 || s.Counts.Transfers != 0 {
+				t.Errorf("counts %+v, want one move", s.Counts)
+			}
+			if i := slices.IndexFunc(s.Sessions, func(x SessionStatus) bool { return x.Epoch == 1 && x.Moves == 1 && x.State == "live" }); i < 0 {
+				t.Errorf("sessions %+v, want one that was resumed once", s.Sessions)
+			}
+			old.Close()
+			fresh.Close()
 
-	// What P1 says no longer counts, and the next start goes to P2, which no catalogue names.
-	cfg := r.cfg
-	r.down()
-	cfg.Token = ""
-	r = start(t, cfg, System{})
-	r.eventually("P2 is remembered", r.at(p2))
-}
-
-func TestMigrationDeadlineResetsOldStreams(t *testing.T) {
-	f := newFleet(t, "fleet")
-	p1, p2 := f.edge(false), f.edge(true)
-	r := joined2(t, f, ProbeWarm)
-	r.eventually("control link", func() bool { return p1.links() == 1 })
-	old := r.mustDial()
-	p1.say(&proto.Migrate{
-		ID: proto.MigrateID{Edge: p1.id, Counter: 1}, Targets: []proto.Target{p2.target(r.enrolled().id.Agent)}, Deadline: time.Second,
-	}, true)
-	old.SetDeadline(time.Now().Add(testWait))
-	if _, err := old.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("got %v, want a reset at the deadline, never a clean end", err)
+			// What P1 says no longer counts, and the next start goes to P2, which no catalogue names.
+			cfg := r.cfg
+			r.down()
+			cfg.Token = ""
+			r = start(t, cfg, System{})
+			r.eventually("P2 is remembered", r.at(p2))
+		})
 	}
-	r.eventually("at P2", r.at(p2))
 }
 
 func TestMigrationOnlyFromTheCurrentEdgeAndNeverAnOlderOne(t *testing.T) {
@@ -274,27 +276,6 @@ func TestTransferIsFollowedAndRemembered(t *testing.T) {
 	if s := r.Status(); s.Counts.Transfers == 0 || s.Edge.Name != "" || p1.opened() != 0 {
 		t.Errorf("status %+v, %d OPENs at P1", s, p1.opened())
 	}
-}
-
-func TestLostEdgeIsReplacedByTheNextEntry(t *testing.T) {
-	f := newFleet(t, "fleet")
-	p1, p2 := f.edge(false), f.edge(false)
-	r := joined2(t, f, ProbeWarm)
-	r.eventually("at P1", r.at(p1))
-	c := r.mustDial()
-	busy := &proto.Reply{Kind: proto.ReplyBusy}
-	p1.mu.Lock()
-	p1.decide = busy
-	p1.mu.Unlock()
-	p1.acc.CloseAll()
-	c.SetDeadline(time.Now().Add(testWait))
-	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("stream through the lost edge: %v, want a reset", err)
-	}
-	c = r.mustDial() // waits for the new session
-	echo(t, c, "x")
-	c.Close()
-	r.eventually("at the second entry", r.at(p2))
 }
 
 func TestCatalogueOnlyGoesForward(t *testing.T) {

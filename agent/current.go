@@ -2,58 +2,155 @@ package agent
 
 import (
 	"context"
-	"fmt"
-	"time"
+
+	"migrationsensor/proto"
 )
 
-// What the supervisor tells the rest of the agent about the current edge.
+// What the parts of an agent tell each other: which tethers there are, which edge is the current one, what has happened.
 
-// useData makes d, or nothing, the session for new streams. The one before is let go, unless the current uplink still has it: that
-// is done when the new uplink is complete.
-func (a *Agent) useData(d *dataLink) {
+// warmFor is the tether for a service's new streams, nil when there is none, and the round that may bring another. While
+// the chosen anchor's is being made another one does it, the best of all that may.
+func (a *Agent) warmFor(service string) (*tether, *round) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if old := a.warm; old != nil && old != d && !old.held {
-		old.Retire()
+	if t := a.warm[a.choice.by[service]]; t != nil && !t.ended() {
+		return t, a.round
 	}
-	a.warm = d
-	if d != nil {
-		a.endRoundLocked(nil)
-	}
+	return a.substituteLocked(service), a.round
 }
 
-// release says that no uplink has d any more; it ends with its streams if new ones go elsewhere.
-func (a *Agent) release(d *dataLink) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	d.held = false
-	if d.ended() && a.warm == d {
-		a.warm = nil
-	}
-	if a.warm != d {
-		d.Retire()
-	}
-}
-
-// endAt resets what still runs on d at a time; zero means never.
-func (a *Agent) endAt(d *dataLink, at time.Time) {
-	if at.IsZero() {
-		return
-	}
-	wait := at.Sub(a.sys.Now())
-	a.spawn(func(ctx context.Context) {
-		timer := time.NewTimer(wait)
-		defer timer.Stop()
-		select {
-		case <-d.done:
-		case <-ctx.Done():
-		case <-timer.C:
-			if n := d.sess.Streams(); n > 0 {
-				a.event("streams ended", fmt.Sprintf("%d streams through %s were reset at the migration's deadline", n, a.edgeName(d.cand.Target)))
-			}
-			d.end(errDeadline)
+func (a *Agent) substituteLocked(service string) (best *tether) {
+	declared, now := a.choice.declared[service], a.sys.Now()
+	rank := func(t *tether) int {
+		r := 0
+		if !t.up() {
+			r += 2
 		}
+		if a.choice.isAttacked(t.anchor, now) {
+			r++
+		}
+		return r
+	}
+	for _, t := range a.warm {
+		fit := len(declared) == 0
+		for _, d := range declared {
+			fit = fit || d == t.anchor
+		}
+		if fit && !t.ended() && (best == nil || rank(t) < rank(best)) {
+			best = t
+		}
+	}
+	return best
+}
+
+// lead is the tether whose edge the control link follows: that of the first service.
+func (a *Agent) lead() *tether {
+	a.mu.Lock()
+	names := a.choice.names
+	a.mu.Unlock()
+	service := ""
+	if len(names) > 0 {
+		service = names[0]
+	}
+	t, _ := a.warmFor(service)
+	return t
+}
+
+// startTether runs t until it ends. One that is not single takes new streams from now on.
+func (a *Agent) startTether(t *tether) bool {
+	a.mu.Lock()
+	a.tethers[t] = struct{}{}
+	a.mu.Unlock()
+	ok := a.spawn(func(ctx context.Context) {
+		t.run(ctx)
+		a.forgetTether(t)
 	})
+	if !ok {
+		t.shut(context.Canceled)
+		a.forgetTether(t)
+		return false
+	}
+	if !t.single {
+		a.mu.Lock()
+		old := a.warm[t.anchor]
+		a.warm[t.anchor] = t
+		a.endRoundLocked(nil)
+		a.mu.Unlock()
+		if old != nil {
+			old.setRetired(true)
+		}
+	}
+	return true
+}
+
+func (a *Agent) forgetTether(t *tether) {
+	a.mu.Lock()
+	delete(a.tethers, t)
+	was := a.warm[t.anchor] == t
+	if was {
+		delete(a.warm, t.anchor)
+	}
+	a.mu.Unlock()
+	if was {
+		a.lookAround()
+	}
+}
+
+// lookAround has the supervisor compare what there is with what there should be.
+func (a *Agent) lookAround() {
+	select {
+	case a.around <- struct{}{}:
+	default:
+	}
+}
+
+// sessions lists the tethers that have not ended, those for new streams first.
+func (a *Agent) sessions() (out []*tether) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, single := range []bool{false, true} {
+		for t := range a.tethers {
+			if t.single == single && !t.ended() {
+				out = append(out, t)
+			}
+		}
+	}
+	return out
+}
+
+// rechoose makes the choice of anchors anew, lets go of the tethers that no service wants for new streams any more, and
+// lists the anchors to which there is none.
+func (a *Agent) rechoose(edge proto.NodeID) (missing []proto.NodeID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.choice.choose(edge, a.sys.Now())
+	wanted := make(map[proto.NodeID]bool)
+	for _, n := range a.choice.wanted() {
+		wanted[n] = true
+		if t := a.warm[n]; t == nil || t.ended() {
+			missing = append(missing, n)
+		}
+	}
+	if len(missing) > 0 { // they stand in until the missing ones are there
+		return missing
+	}
+	for n, t := range a.warm {
+		if !wanted[n] && len(wanted) > 0 {
+			delete(a.warm, n)
+			t.setRetired(true)
+		}
+	}
+	return nil
+}
+
+// letGo retires every tether: new streams need another.
+func (a *Agent) letGo() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for n, t := range a.warm {
+		delete(a.warm, n)
+		t.setRetired(true)
+	}
 }
 
 // endRound wakes those who wait for a session.
@@ -69,10 +166,12 @@ func (a *Agent) endRoundLocked(err error) {
 	a.round = newRound()
 }
 
-// connected notes the uplink, and remembers its edge for the next start.
+// connected notes the control link, and remembers its edge for the next start.
 func (a *Agent) connected(u *uplink) {
 	a.mu.Lock()
-	u.data.held = true
+	if e := a.enr.Current; e == nil || e.Node != u.cand.Node {
+		a.standby = nil // it was the last edge's to give
+	}
 	a.up = u
 	e := *a.enr
 	a.mu.Unlock()
@@ -89,6 +188,49 @@ func (a *Agent) disconnected() {
 	a.up = nil
 	a.mu.Unlock()
 	a.setState(stateConnecting, "")
+}
+
+// setSecond notes the warm control link to another entry, or that there is none.
+func (a *Agent) setSecond(u *uplink) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.second = u
+}
+
+// secondEdge is the entry to which there is a warm control link: an edge that is known to live.
+func (a *Agent) secondEdge() (candidate, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.second == nil {
+		return candidate{}, false
+	}
+	return a.second.cand, true
+}
+
+// secondAt is the warm control link to the entry, if it lives.
+func (a *Agent) secondAt(n proto.NodeID) *uplink {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if u := a.second; u != nil && u.cand.Node == n && u.lives() {
+		return u
+	}
+	return nil
+}
+
+// suspect asks the control link of an edge for a sign of life, because a data link by way of it has none.
+func (a *Agent) suspect(edge candidate) {
+	a.mu.Lock()
+	up := a.up
+	a.mu.Unlock()
+	if up != nil && up.cand.Node == edge.Node {
+		up.ask()
+	}
+}
+
+// candidateAt is an edge that a dial has led to.
+func (a *Agent) candidateAt(t proto.Target) candidate {
+	name := a.enrolled().nameOf(t.Node)
+	return candidate{Target: t, name: name, told: name == ""}
 }
 
 // unreachable ends a round that no candidate answered.
@@ -119,4 +261,56 @@ func (a *Agent) setState(state, why string) {
 func (a *Agent) event(what, detail string) {
 	a.events.add(Event{Time: a.sys.Now(), What: what, Detail: detail})
 	a.log.Info(what, "detail", detail)
+}
+
+// attacked notes that a node has sent its clients away.
+func (a *Agent) attacked(n proto.NodeID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.choice.attack(n, a.sys.Now())
+}
+
+// reached notes whether an anchor could be reached by way of an edge that answers.
+func (a *Agent) reached(anchor proto.NodeID, yes bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.choice.answered(anchor, yes, a.sys.Now())
+}
+
+func (a *Agent) isAttacked(n proto.NodeID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.choice.isAttacked(n, a.sys.Now())
+}
+
+// setNamed keeps the targets of a migration that has not succeeded yet: a session that loses its link before is sought
+// for there first.
+func (a *Agent) setNamed(ts []proto.Target) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.named = ts
+}
+
+func (a *Agent) namedNow() []proto.Target {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.named
+}
+
+// setStandby keeps the one address that the current edge gives ahead, if the configuration asks for it.
+func (a *Agent) setStandby(ts []proto.Target) {
+	if a.cfg.Rescue != RescueStandby {
+		a.event("standby ignored", `an edge gave an address ahead; the configuration does not say rescue = "standby"`)
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.standby = ts[:min(1, len(ts))]
+}
+
+// rescues are where else to look when edges are silent: the address that was given ahead.
+func (a *Agent) rescues() []candidate {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return told(a.standby)
 }

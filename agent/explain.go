@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -42,10 +43,16 @@ func untrusted(err error) bool {
 	return errors.Is(err, link.ErrPeer) || errors.Is(err, proto.ErrIdentity) || errors.As(err, &unknown) || errors.As(err, &invalid)
 }
 
+// unreachables are what the system says where the network is away: after a wake-up, or between one network and the next.
+var unreachables = []error{
+	syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ENETDOWN, syscall.EHOSTDOWN,
+	syscall.EPROTOTYPE, syscall.EADDRNOTAVAIL,
+}
+
 // noAnswer reports whether err is only silence.
 func noAnswer(err error) bool {
-	if errors.Is(err, link.ErrSilent) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.ECONNREFUSED) ||
-		errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH) {
+	if errors.Is(err, link.ErrSilent) || errors.Is(err, os.ErrDeadlineExceeded) ||
+		slices.ContainsFunc(unreachables, func(e error) bool { return errors.Is(err, e) }) {
 		return true
 	}
 	var ne net.Error

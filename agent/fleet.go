@@ -29,6 +29,7 @@ func (a *Agent) protect(e *enrolment) error {
 	a.mu.Lock()
 	old := a.protected
 	a.protected, a.services = take, services
+	a.choice.declare(e.catalogue.Services)
 	a.mu.Unlock()
 	if slices.Equal(old, take) {
 		return nil
@@ -66,6 +67,7 @@ func (s *supervisor) newCatalogue(doc []byte) {
 	if err := s.protect(&e); err != nil {
 		s.event("not protected", err.Error())
 	}
+	s.lookAround() // other anchors, perhaps
 }
 
 // newKeys takes keys for entries, and for the current edge.
@@ -77,7 +79,7 @@ func (s *supervisor) newKeys(m *proto.Keys) {
 			edge := *e.Current
 			edge.savedKeys = k
 			e.Current = &edge
-			if s.up.cand.Node == k.Node {
+			if s.up != nil && s.up.cand.Node == k.Node {
 				s.up.cand.Key, s.up.cand.Keys = k.keyID(), k.admission()
 			}
 		}
@@ -100,7 +102,7 @@ func (s *supervisor) renew() {
 		return
 	}
 	csr, err := x509.CreateCertificateRequest(rand.Reader, new(x509.CertificateRequest), s.enrolled().cert.PrivateKey)
-	if err == nil {
+	if err == nil && s.up != nil {
 		err = s.up.send(&proto.Renew{CSR: csr})
 	}
 	if err != nil {

@@ -31,6 +31,8 @@ type testFleet struct {
 	ca     *x509.Certificate
 	caKey  ed25519.PrivateKey
 	edges  []*testEdge
+	nodes  []*testEdge // that end data links: the edges, and what anchor made
+	relay  proto.RelayKey
 	key    proto.FleetKey
 	signer ed25519.PrivateKey
 	chain  [][]byte // of the signer
@@ -38,8 +40,11 @@ type testFleet struct {
 	mu      sync.Mutex
 	version uint64
 	used    map[proto.TokenID]bool
-	away    int           // entries that do not reach the signing node, from the first on
-	life    time.Duration // of agents' certificates
+	anchors []proto.NodeID // of every service, in the catalogue; none: the edge in use
+	away    int            // entries that do not reach the signing node, from the first on
+	life    time.Duration  // of agents' certificates
+
+	said dump // what edges and the signing node say to agents inside TLS
 }
 
 // protected is the address that the fleet's one service has; nobody listens there.
@@ -48,6 +53,7 @@ var protected = netip.MustParseAddrPort("198.18.1.1:443")
 func newFleet(t *testing.T, name string) *testFleet {
 	f := &testFleet{t: t, name: name, version: 1, used: make(map[proto.TokenID]bool), life: time.Hour}
 	rand.Read(f.key[:])
+	rand.Read(f.relay[:])
 	pub, key := newKey(t)
 	f.caKey = key
 	tmpl := &x509.Certificate{
@@ -85,48 +91,121 @@ func (f *testFleet) issue(pub ed25519.PublicKey, id proto.Identity, usage x509.E
 	return [][]byte{der, f.ca.Raw}
 }
 
-// testEdge is a proxy whose anchor is itself: it answers OPEN as open says.
+// testEdge is a proxy and an anchor: it answers OPEN as open says, and passes data links on to the others.
 type testEdge struct {
-	f      *testFleet
-	id     proto.NodeID
-	addr   netip.AddrPort
-	hidden bool
-	acc    *link.Acceptor
+	f       *testFleet
+	id      proto.NodeID
+	addr    netip.AddrPort // zero: an anchor only
+	relayAt netip.AddrPort // where edges pass links on to it
+	hidden  bool
+	acc     *link.Acceptor
+	kill    func() // ends it as SIGKILL would, but for what it anchors
+
+	streaming sync.WaitGroup
 
 	mu       sync.Mutex
 	decide   *proto.Reply // to each link that is not of kind enrol
 	controls map[*link.Link]chan proto.Message
+	sessions map[proto.SessionID]*session.Session
 	streams  []*session.Stream
 	opens    int
+	resumed  func(*proto.Resume, *link.Link) bool // may take a link away before its RESUME is looked at; nil: none
+	lateAt   func(*link.Link) bool                // or before it is answered
+	attaches int
 }
 
 const secretGen = 1
 
 func (f *testFleet) edge(hidden bool) *testEdge {
+	e := f.node(hidden, proto.RoleEdge, proto.RoleAnchor)
+	l := f.listen()
+	e.addr = l.Addr().(*net.TCPAddr).AddrPort()
+	e.kill = f.serve(func(ctx context.Context) error { return e.acc.Serve(ctx, l) })
+	f.edges = append(f.edges, e)
+	return e
+}
+
+// anchor makes a node that is no edge; it is every service's anchor.
+func (f *testFleet) anchor() *testEdge {
+	e := f.node(true, proto.RoleAnchor)
+	f.anchors = append(f.anchors, e.id)
+	return e
+}
+
+func (f *testFleet) listen() net.Listener {
 	l, err := link.Listen(f.t.Context(), netip.MustParseAddrPort("127.0.0.1:0"))
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	e := &testEdge{f: f, id: proto.NewNodeID(), addr: l.Addr().(*net.TCPAddr).AddrPort(), hidden: hidden, controls: make(map[*link.Link]chan proto.Message)}
-	pub, key := newKey(f.t)
-	chain := f.issue(pub, proto.Identity{Fleet: f.name, Roles: []proto.Role{proto.RoleEdge, proto.RoleAnchor}, Node: e.id, Hidden: hidden}, x509.ExtKeyUsageServerAuth)
-	ring := new(proto.Keyring)
-	ring.Set(proto.KeyID{Gen: secretGen}, f.key.ProxySecret(e.id, secretGen))
-	e.acc = &link.Acceptor{
-		Creds: link.Credentials{CA: f.ca, Cert: tls.Certificate{Certificate: chain, PrivateKey: key}, Fleet: f.name},
-		Node:  e.id, Keys: ring, Decide: e.answer, Control: e.control, Data: e.data, Enrol: e.enrol,
-	}
+	return l
+}
+
+// serve runs a server until the test's end, or what it returns is called.
+func (f *testFleet) serve(serve func(context.Context) error) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := e.acc.Serve(ctx, l); err != nil {
+		if err := serve(ctx); err != nil {
 			f.t.Errorf("edge: %v", err)
 		}
 	}()
-	f.t.Cleanup(func() { cancel(); <-done })
-	f.edges = append(f.edges, e)
+	stop = func() { cancel(); <-done }
+	f.t.Cleanup(stop)
+	return stop
+}
+
+func (f *testFleet) node(hidden bool, roles ...proto.Role) *testEdge {
+	e := &testEdge{
+		f: f, id: proto.NewNodeID(), hidden: hidden, controls: make(map[*link.Link]chan proto.Message),
+		sessions: make(map[proto.SessionID]*session.Session),
+	}
+	pub, key := newKey(f.t)
+	chain := f.issue(pub, proto.Identity{Fleet: f.name, Roles: roles, Node: e.id, Hidden: hidden}, x509.ExtKeyUsageServerAuth)
+	ring := new(proto.Keyring)
+	ring.Set(proto.KeyID{Gen: secretGen}, f.key.ProxySecret(e.id, secretGen))
+	creds := link.Credentials{CA: f.ca, Cert: tls.Certificate{Certificate: chain, PrivateKey: key}, Fleet: f.name}
+	e.acc = &link.Acceptor{
+		Creds: creds, Node: e.id, Keys: ring, Decide: e.answer, Control: e.control, Data: e.data, Enrol: e.enrol,
+		Anchors: func(proto.NodeID) bool { return true }, Relay: e.pass,
+	}
+	f.t.Cleanup(func() { e.restart(); e.streaming.Wait() })
+	behind := &link.Acceptor{Creds: creds, Node: e.id, Data: e.data} // lives on when the edge is killed
+	l := f.listen()
+	e.relayAt = l.Addr().(*net.TCPAddr).AddrPort()
+	f.serve(func(ctx context.Context) error {
+		return behind.ServeRelayed(ctx, l, func(b []byte) (proto.RelayHeader, bool) {
+			h, err := proto.ParseRelayHeader(b)
+			return h, err == nil && h.Verify(b, f.relay, time.Now()) == nil
+		})
+	})
+	f.nodes = append(f.nodes, e)
 	return e
+}
+
+// restart ends all sessions: nobody knows them any more.
+func (e *testEdge) restart() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, s := range e.sessions {
+		s.Close(nil)
+	}
+	clear(e.sessions)
+}
+
+// pass connects to the anchor that a data link names.
+func (e *testEdge) pass(ctx context.Context, v proto.Verified, from netip.AddrPort) (net.Conn, error) {
+	i := slices.IndexFunc(e.f.nodes, func(n *testEdge) bool { return n.id == v.Target })
+	if i < 0 {
+		return nil, errors.New("no such anchor")
+	}
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", e.f.nodes[i].relayAt.String())
+	if err != nil {
+		return nil, err
+	}
+	h := proto.RelayHeader{Edge: e.id, Agent: v.Agent, Addr: from, Nonce: v.Nonce, Time: time.Now()}
+	_, err = c.Write(h.Append(nil, e.f.relay))
+	return c, err
 }
 
 // target is what a TRANSFER or MIGRATE to this edge says to an agent.
@@ -172,6 +251,15 @@ func (e *testEdge) control(_ context.Context, l *link.Link, _ proto.Verified) {
 		if err != nil {
 			return
 		}
+		switch m := m.(type) {
+		case *proto.Boot:
+			continue
+		case *proto.Ping:
+			if proto.WriteMessage(l, &proto.Pong{Token: m.Token}) != nil {
+				return
+			}
+			continue
+		}
 		said <- m
 	}
 }
@@ -183,6 +271,9 @@ func (e *testEdge) links() int {
 	return len(e.controls)
 }
 
+// direct lists the links to the edge that are there for an agent, but none that it ends for another edge.
+func (e *testEdge) direct() []link.Live { return e.acc.Links() }
+
 // say sends m on every control link and returns the answer of the last, if it is to be one.
 func (e *testEdge) say(m proto.Message, answered bool) (answer proto.Message) {
 	e.f.t.Helper()
@@ -191,6 +282,7 @@ func (e *testEdge) say(m proto.Message, answered bool) (answer proto.Message) {
 	if len(e.controls) == 0 {
 		e.f.t.Error("no control link to speak on")
 	}
+	e.f.said.add(proto.AppendMessage(nil, m, 0))
 	for l, said := range e.controls {
 		if err := proto.WriteMessage(l, m); err != nil {
 			e.f.t.Error(err)
@@ -206,32 +298,96 @@ func (e *testEdge) say(m proto.Message, answered bool) (answer proto.Message) {
 	return answer
 }
 
-// data serves a session: "echo" echoes, the others fail as their names say.
+// data takes a link into a session, which outlives it.
 func (e *testEdge) data(ctx context.Context, l *link.Link, _ proto.Verified) {
 	m, err := proto.NewReader(l, 0).Message()
-	req, ok := m.(*proto.Session)
-	if err != nil || !ok {
+	if err != nil {
 		return
 	}
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	s := session.New(session.Config{Server: true, ID: proto.NewSessionID(), MaxStreams: 100, PeerWindow: int(req.Credit), Accept: func(st *session.Stream, service string) {
+	s, id := (*session.Session)(nil), proto.SessionID{}
+	switch m := m.(type) {
+	case *proto.Session:
+		s = e.session(m)
+	case *proto.Attach:
+		id = m.Session
+	case *proto.Resume:
+		id = m.Session
+		if e.takes(e.resumedHook(), m, l) {
+			l.Abort()
+			return
+		}
+	}
+	if s == nil {
+		e.mu.Lock()
+		s = e.sessions[id]
+		if _, ok := m.(*proto.Attach); ok {
+			e.attaches++
+		}
+		e.mu.Unlock()
+	}
+	if s == nil {
+		e.refuse(l, &proto.ResumeFail{Code: proto.ResumeUnknown})
+		return
+	}
+	share, fail := s.Serve(m, time.Now())
+	if fail != nil {
+		e.refuse(l, fail)
+		return
+	}
+	if _, ok := m.(*proto.Resume); ok {
+		e.mu.Lock()
+		late := e.lateAt
+		e.mu.Unlock()
+		if late != nil && late(l) {
+			share.Close(nil)
+			l.Abort()
+			return
+		}
+	}
+	_ = link.Pump(ctx, l, share) // its end is what tests make
+}
+
+func (e *testEdge) resumedHook() func(*proto.Resume, *link.Link) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.resumed
+}
+
+func (e *testEdge) takes(hook func(*proto.Resume, *link.Link) bool, m *proto.Resume, l *link.Link) bool {
+	return hook != nil && hook(m, l)
+}
+
+// refuse answers a link that is not taken in, and waits until the agent has closed it.
+func (e *testEdge) refuse(l *link.Link, m *proto.ResumeFail) {
+	if proto.WriteMessage(l, m) == nil {
+		_, _ = io.Copy(io.Discard, l)
+	}
+}
+
+// session makes a session: "echo" echoes, the others fail as their names say.
+func (e *testEdge) session(m *proto.Session) *session.Session {
+	id := proto.NewSessionID()
+	s := session.New(session.Config{Server: true, ID: id, MaxStreams: 1000, PeerWindow: int(m.Credit), Accept: func(st *session.Stream, service string) {
 		e.mu.Lock()
 		e.opens++
 		e.streams = append(e.streams, st)
 		e.mu.Unlock()
-		wg.Go(func() { serveStream(st, service) })
+		e.streaming.Go(func() { serveStream(st, service) })
 	}})
-	share, _ := s.Serve(req, time.Now())
-	s.Close(link.Pump(ctx, l, share))
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.sessions[id] = s
+	return s
 }
 
 func serveStream(st *session.Stream, service string) {
 	switch service {
 	case "echo":
 		st.AcceptOK()
-		_, _ = io.Copy(st, st) // a reset ends it: that is what the test looks at, at the other end
-		st.CloseWrite()
+		if _, err := io.Copy(st, st); err != nil {
+			st.Abort() // a reset: that is what the test looks at, at the other end
+			return
+		}
 		st.Close()
 	case "refused":
 		st.Fail(proto.OpenRefused, "")
@@ -266,6 +422,7 @@ func (e *testEdge) enrol(_ context.Context, c net.Conn, v proto.Verified) {
 	if v.Agent != req.Token {
 		answer = &proto.EnrolFail{Reason: "the preamble is of another token"}
 	}
+	e.f.said.add(proto.AppendMessage(nil, answer, 0))
 	if err := proto.WriteMessage(c, answer); err != nil && !errors.Is(err, syscall.ECONNRESET) {
 		e.f.t.Error(err)
 	}
@@ -310,7 +467,7 @@ func (f *testFleet) catalogueLocked(at netip.AddrPort) []byte {
 		}
 	}
 	for name, off := range services {
-		c.Services = append(c.Services, proto.CatalogueService{Name: name, Public: []netip.AddrPort{netip.AddrPortFrom(at.Addr(), at.Port()+off)}})
+		c.Services = append(c.Services, proto.CatalogueService{Anchors: f.anchors, Name: name, Public: []netip.AddrPort{netip.AddrPortFrom(at.Addr(), at.Port()+off)}})
 	}
 	doc, err := proto.SignDoc(&c, f.signer, f.chain)
 	if err != nil {

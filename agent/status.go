@@ -18,6 +18,8 @@ type Status struct {
 	Fleet     string
 	Probe     string
 	Edge      *EdgeStatus `json:",omitempty"`
+	Second    *EdgeStatus `json:",omitempty"` // the entry to which there is a warm control link
+	Sessions  []SessionStatus
 	Links     []LinkStatus
 	Protected []string
 	Streams   int
@@ -32,9 +34,25 @@ type EdgeStatus struct {
 	RTTms            float64
 }
 
+// SessionStatus is what ties this machine to one anchor.
+type SessionStatus struct {
+	State        string // live, moving, waiting
+	Anchor, Edge string // names, or node ids; Edge is empty while it waits
+	Own          bool   // the edge in use is the anchor: when it dies the streams end
+	New          bool   // takes new streams
+	Single       bool   // made for one connection
+	Since        time.Time
+	Waiting      time.Time `json:",omitzero"` // since when it has no link
+	Links        int
+	Streams      int
+	Epoch        int // counts RESUMEs
+	Moves        int // those that were answered
+	LastStallMs  float64
+}
+
 // LinkStatus is one link that stands.
 type LinkStatus struct {
-	Kind, Node, Addr string // Kind: control, data, or data (old) for one that only its last streams keep
+	Kind, Node, Addr string // Kind: control, control (second), data, or data (old) for one that another is to replace
 	Since            time.Time
 	Streams          int
 }
@@ -105,7 +123,7 @@ const maxLinks = 64
 func (a *Agent) Status() Status {
 	now := a.handler.Stats()
 	s := Status{
-		Version: a.sys.Version, Probe: a.cfg.Probe, Links: []LinkStatus{}, Protected: []string{}, Events: a.events.list(),
+		Version: a.sys.Version, Probe: a.cfg.Probe, Sessions: []SessionStatus{}, Links: []LinkStatus{}, Protected: []string{}, Events: a.events.list(),
 		Counts: Counts{
 			Opened: now.Opened, Refused: now.Refused, TimedOut: now.TimedOut, Failed: now.Failed, Direct: now.Direct,
 			Moves: a.moved.Load(), Transfers: a.transfers.Load(),
@@ -116,10 +134,10 @@ func (a *Agent) Status() Status {
 	for _, p := range a.protected {
 		s.Protected = append(s.Protected, p.String())
 	}
-	e, up, warm, machine := a.enr, a.up, a.warm, a.machine
-	links := make([]*dataLink, 0, len(a.links))
-	for d := range a.links {
-		links = append(links, d)
+	e, up, second, machine := a.enr, a.up, a.second, a.machine
+	warm := make(map[*tether]bool, len(a.warm))
+	for _, t := range a.warm {
+		warm[t] = true
 	}
 	a.mu.Unlock()
 	if e != nil {
@@ -128,29 +146,66 @@ func (a *Agent) Status() Status {
 	if machine != nil {
 		s.Counts.TUNPackets = machine.Packets()
 	}
-	s.links(e, up, warm, links)
+	if s.Edge = s.control(e, "control", up); s.Edge != nil {
+		if t := a.lead(); t != nil {
+			s.Edge.RTTms = millis(t.SRTT())
+		}
+	}
+	s.Second = s.control(e, "control (second)", second)
+	ts := a.sessions()
+	slices.SortFunc(ts, func(x, y *tether) int { return cmp.Or(compareBool(x.single, y.single), y.since.Compare(x.since)) })
+	for _, t := range ts {
+		s.session(t, warm[t])
+	}
 	return s
 }
 
-func (s *Status) links(e *enrolment, up *uplink, warm *dataLink, links []*dataLink) {
-	if up != nil {
-		addr := up.control.Remote().String()
-		s.Edge = &EdgeStatus{Name: e.nameOf(up.cand.Node), Node: up.cand.Node.String(), Addr: addr, Since: up.since}
-		s.Edge.RTTms = float64(up.data.SRTT()) / float64(time.Millisecond)
-		s.Links = append(s.Links, LinkStatus{Kind: "control", Node: s.Edge.Node, Addr: addr, Since: up.since})
+func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func compareBool(x, y bool) int {
+	switch {
+	case x == y:
+		return 0
+	case y:
+		return -1
 	}
-	slices.SortFunc(links, func(x, y *dataLink) int { return y.since.Compare(x.since) })
-	for _, d := range links {
-		n := d.sess.Streams()
-		s.Streams += n
+	return 1
+}
+
+// control lists a control link.
+func (s *Status) control(e *enrolment, kind string, u *uplink) *EdgeStatus {
+	if u == nil {
+		return nil
+	}
+	addr, node := u.control.Remote().String(), u.cand.Node.String()
+	s.Links = append(s.Links, LinkStatus{Kind: kind, Node: node, Addr: addr, Since: u.since})
+	return &EdgeStatus{Name: e.nameOf(u.cand.Node), Node: node, Addr: addr, Since: u.since}
+}
+
+// session lists a session and its links.
+func (s *Status) session(t *tether, warm bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	st := SessionStatus{
+		State: t.stateLocked(), Waiting: t.waiting, Anchor: t.nodeName(t.anchor), New: warm, Single: t.single, Since: t.since, Links: len(t.links),
+		Streams: t.sess.Streams(), Epoch: t.epoch, Moves: t.moves, LastStallMs: millis(t.stall),
+	}
+	s.Streams += st.Streams
+	if d := t.current.Load(); d != nil {
+		st.Edge, st.Own = t.edgeName(d.cand.Target), d.cand.Node == t.anchor
+	}
+	if len(s.Sessions) < maxLinks {
+		s.Sessions = append(s.Sessions, st)
+	}
+	for _, d := range t.links {
 		if len(s.Links) >= maxLinks {
-			continue
+			return
 		}
 		kind := "data"
-		if d != warm {
+		if d.role == parked || !warm && !t.single {
 			kind = "data (old)"
 		}
-		s.Links = append(s.Links, LinkStatus{kind, d.cand.Node.String(), d.link.Remote().String(), d.since, n})
+		s.Links = append(s.Links, LinkStatus{kind, d.cand.Node.String(), d.Remote().String(), d.since, d.share.Streams()})
 	}
 }
 

@@ -11,11 +11,11 @@ import (
 	"migrationsensor/proto/link"
 )
 
-// supervisor is the one goroutine that decides where the agent is connected to. It owns the uplink, the moves and the
-// backoff; links are made by a goroutine at a time, which reports to it.
+// supervisor is the one goroutine that decides which edge is the current one. It owns the control links, the moves and
+// the backoff; links are made by a goroutine at a time, which reports to it. Data links are the tethers' own.
 //
-//	connecting → connected ⇄ moving (MIGRATE)
-//	    ↖___________| the edge is lost
+//	connecting → connected ⇄ moving (MIGRATE, GOAWAY)
+//	    ↖___________| the control link is lost; sessions go on meanwhile
 type supervisor struct {
 	*Agent
 	up      *uplink // nil while there is none
@@ -23,16 +23,17 @@ type supervisor struct {
 	results chan joined
 	moves   moves
 	backoff backoff
-	named   []proto.Target // of a migration that has not succeeded yet
-	until   time.Time      // its deadline; zero: none
+	second  second
+
+	followed proto.NodeID // the edge at which a control link was sought last because the sessions are there
 }
 
-// attempt is a goroutine that makes an uplink.
+// attempt is a goroutine that makes a control link, and before it the data links that are to be made or to move.
 type attempt struct {
+	plan
 	cancel  context.CancelFunc
 	now     chan struct{} // closed: wait no longer
 	waiting bool          // as far as the supervisor told it
-	moving  bool          // asked by MIGRATE
 }
 
 // joined is what became of an attempt.
@@ -44,14 +45,13 @@ type joined struct {
 
 // supervise keeps the agent connected until ctx is done.
 func (a *Agent) supervise(ctx context.Context) {
-	s := &supervisor{Agent: a, results: make(chan joined), moves: moves{dwell: a.cfg.Dwell, max: a.cfg.MaxMoves}}
+	s := &supervisor{Agent: a, results: make(chan joined), moves: moves{dwell: a.cfg.Dwell, max: a.cfg.MaxMoves}, second: newSecond()}
 	defer s.stop()
-	s.begin(ctx, s.enrolled().candidates(nil), 0, false)
+	s.begin(ctx, plan{cands: s.enrolled().candidates(nil)}, 0)
 	for {
 		var msgs chan proto.Message
-		var dataDone chan struct{}
 		if s.up != nil {
-			msgs, dataDone = s.up.msgs, s.up.data.done
+			msgs = s.up.msgs
 		}
 		select {
 		case <-ctx.Done():
@@ -60,14 +60,20 @@ func (a *Agent) supervise(ctx context.Context) {
 			s.joined(ctx, r)
 		case m, ok := <-msgs:
 			if !ok {
-				s.lost(ctx, "control link ended")
+				s.lost(ctx)
 				continue
 			}
 			s.message(ctx, m)
-		case <-dataDone:
-			s.lost(ctx, "data link ended")
-		case was := <-s.kick:
-			s.kicked(ctx, was)
+		case m, ok := <-s.second.messages():
+			s.secondSays(ctx, m, ok)
+		case u := <-s.second.made:
+			s.secondMade(u)
+		case <-s.second.timer.C:
+			s.seekSecond()
+		case <-s.around:
+			s.lookedAround(ctx)
+		case <-s.kick:
+			s.kicked(ctx)
 		case done := <-s.forgets:
 			s.forget(ctx)
 			close(done)
@@ -77,10 +83,12 @@ func (a *Agent) supervise(ctx context.Context) {
 
 // stop waits for the attempt and closes what there is.
 func (s *supervisor) stop() {
-	if s.attempt != nil {
-		s.attempt.cancel()
-		if r := <-s.results; r.up != nil {
-			r.up.close()
+	s.abandon()
+	s.dropSecond()
+	s.second.timer.Stop()
+	if s.second.dialling { // it ends with the agent's context
+		if u := <-s.second.made; u != nil {
+			u.close()
 		}
 	}
 	if s.up != nil {
@@ -89,10 +97,10 @@ func (s *supervisor) stop() {
 }
 
 // begin starts an attempt after wait. One that runs already is given up first.
-func (s *supervisor) begin(ctx context.Context, cands []candidate, wait time.Duration, moving bool) {
+func (s *supervisor) begin(ctx context.Context, p plan, wait time.Duration) {
 	s.abandon()
 	actx, cancel := context.WithCancel(ctx)
-	t := &attempt{cancel: cancel, now: make(chan struct{}), waiting: wait > 0, moving: moving}
+	t := &attempt{plan: p, cancel: cancel, now: make(chan struct{}), waiting: wait > 0}
 	s.attempt = t
 	go func() { // ends with its result, which joined, abandon or stop takes
 		timer := time.NewTimer(wait)
@@ -104,7 +112,7 @@ func (s *supervisor) begin(ctx context.Context, cands []candidate, wait time.Dur
 		}
 		up, err := (*uplink)(nil), actx.Err()
 		if err == nil {
-			up, err = s.join(actx, cands)
+			up, err = s.join(actx, p)
 		}
 		s.results <- joined{t, up, err}
 	}()
@@ -115,13 +123,13 @@ func (s *supervisor) abandon() {
 		return
 	}
 	s.attempt.cancel()
-	if r := <-s.results; r.up != nil {
+	if r := <-s.results; r.up != nil && r.up != s.second.up {
 		r.up.close()
 	}
 	s.attempt = nil
 }
 
-// joined takes the result of an attempt: the new uplink replaces the old one, which has carried everything until now.
+// joined takes the result of an attempt: the new control link replaces the old one.
 func (s *supervisor) joined(ctx context.Context, r joined) {
 	s.attempt = nil
 	r.attempt.cancel()
@@ -132,24 +140,32 @@ func (s *supervisor) joined(ctx context.Context, r joined) {
 	old := s.up
 	s.up = r.up
 	s.backoff.reset()
+	if s.second.up == r.up {
+		s.second.up = nil
+		s.setSecond(nil)
+	}
 	if old != nil {
 		old.close()
-		s.release(old.data)
-		s.endAt(old.data, s.until)
 	}
+	where := fmt.Sprintf("%s (%s)", s.edgeName(r.up.cand.Target), r.up.control.Remote())
 	switch {
-	case r.attempt.moving:
+	case r.attempt.moves:
 		s.moves.done(s.sys.Now())
 		s.moved.Add(1)
-		s.event("moved", fmt.Sprintf("now at %s (%s)", s.edgeName(r.up.cand.Target), r.up.control.Remote()))
+		s.event("moved", "now at "+where)
 	case old == nil || old.cand.Node != r.up.cand.Node:
-		s.event("connected", fmt.Sprintf("to %s (%s)", s.edgeName(r.up.cand.Target), r.up.control.Remote()))
+		s.event("connected", "to "+where)
 	default:
-		s.event("reconnected", fmt.Sprintf("to %s (%s)", s.edgeName(r.up.cand.Target), r.up.control.Remote()))
+		s.event("reconnected", "to "+where)
 	}
-	s.named, s.until = nil, time.Time{}
+	s.setNamed(nil)
 	s.connected(r.up)
 	s.renew()
+	if s.second.up != nil && s.second.up.cand.Node == s.up.cand.Node {
+		s.dropSecond()
+	}
+	s.second.soon()
+	s.lookedAround(ctx)
 }
 
 // failed tries again later: a move where it was sent, as long as that may be, everything else everywhere.
@@ -163,13 +179,26 @@ func (s *supervisor) failed(ctx context.Context, r joined) {
 	}
 	why := explainConnect(r.err).Error()
 	s.event("no connection", why)
-	if r.attempt.moving && s.up != nil && (s.until.IsZero() || s.sys.Now().Before(s.until)) {
+	p := r.attempt.plan
+	inTime := p.until.IsZero() || s.sys.Now().Before(p.until)
+	switch {
+	case p.moves && s.up != nil && inTime:
 		s.endRound(r.err)
-		s.begin(ctx, told(s.named), wait, true)
-		return
+		s.begin(ctx, p, wait)
+	case s.up != nil: // it stays where it is
+		s.setNamed(nil)
+		s.setState(stateConnected, "")
+		s.endRound(r.err)
+	default:
+		s.unreachable(why, r.err)
+		p.cands = s.candidates()
+		s.begin(ctx, p, wait)
 	}
-	s.unreachable(why, r.err)
-	s.begin(ctx, s.enrolled().candidates(s.named), wait, r.attempt.moving)
+}
+
+// candidates are the edges to try: those that an unfinished migration named first, what was given ahead last.
+func (s *supervisor) candidates() []candidate {
+	return append(s.enrolled().candidates(s.namedNow()), s.rescues()...)
 }
 
 // told makes candidates of a migration's targets.
@@ -180,39 +209,70 @@ func told(ts []proto.Target) (out []candidate) {
 	return out
 }
 
-// lost goes on without the uplink, or without the one of its links that is left: a new pair is made at once.
-func (s *supervisor) lost(ctx context.Context, what string) {
+// lost goes on without the control link. No data link moves for it; it is opened again, at the same edge if that will,
+// else where the sessions are, else anywhere.
+func (s *supervisor) lost(ctx context.Context) {
 	u := s.up
 	s.up = nil
 	u.close()
-	s.event("lost", fmt.Sprintf("%s: %s", s.edgeName(u.cand.Target), what))
+	s.event("lost", fmt.Sprintf("%s: control link ended", s.edgeName(u.cand.Target)))
 	s.disconnected()
-	s.release(u.data)
 	if s.attempt != nil {
 		s.hurry()
 		return
 	}
-	s.begin(ctx, s.enrolled().candidates(s.named), s.backoff.next(), false)
+	cands := []candidate{u.cand}
+	if c, ok := s.secondEdge(); ok {
+		cands = append(cands, c)
+	}
+	for _, c := range s.candidates() {
+		if c.Node != u.cand.Node {
+			cands = append(cands, c)
+		}
+	}
+	s.begin(ctx, plan{cands: cands}, 0)
 }
 
 // hurry ends the wait of an attempt that has not begun to dial.
 func (s *supervisor) hurry() {
-	if s.attempt.waiting && !s.attempt.moving {
+	if s.attempt.waiting && !s.attempt.moves {
 		s.attempt.waiting = false
 		close(s.attempt.now)
 	}
 }
 
-// kicked answers a connection that found the session was silent or missing.
-func (s *supervisor) kicked(ctx context.Context, was *dataLink) {
-	if d, _ := s.warmNow(); d != was { // replaced in the meantime
-		return
-	}
-	if s.attempt != nil {
+// kicked answers a connection that found no session.
+func (s *supervisor) kicked(ctx context.Context) {
+	switch {
+	case s.attempt != nil:
 		s.hurry()
+	case s.lead() != nil: // it came meanwhile
+	default:
+		s.begin(ctx, plan{cands: s.candidates()}, 0)
+	}
+}
+
+// lookedAround compares what there is with what there should be: the control link follows the sessions, and each anchor
+// that was chosen has one.
+func (s *supervisor) lookedAround(ctx context.Context) {
+	if s.up == nil || s.attempt != nil {
 		return
 	}
-	s.begin(ctx, s.enrolled().candidates(s.named), 0, false)
+	t := s.lead()
+	if t == nil {
+		s.begin(ctx, plan{cands: s.candidates()}, s.backoff.next())
+		return
+	}
+	if at, ok := t.edge(); ok && at.Node != s.up.cand.Node && at.Node != s.followed {
+		s.followed = at.Node // once: it may be that it takes no control link
+		s.begin(ctx, plan{cands: []candidate{at}}, 0)
+		return
+	} else if ok && at.Node == s.up.cand.Node {
+		s.followed = proto.NodeID{}
+	}
+	if len(s.rechoose(s.up.cand.Node)) > 0 {
+		s.completing(s.up.cand)
+	}
 }
 
 // message obeys or ignores what the current edge says.
@@ -228,6 +288,8 @@ func (s *supervisor) message(ctx context.Context, m proto.Message) {
 		s.renewed(m)
 	case *proto.EnrolFail:
 		s.event("certificate not renewed", m.Reason)
+	case *proto.Standby:
+		s.setStandby(m.Targets)
 	case *proto.GoAway:
 		s.event("goaway", fmt.Sprintf("%s will stop: %s", s.edgeName(s.up.cand.Target), m.Reason))
 		s.leave(ctx)
@@ -239,7 +301,7 @@ func (s *supervisor) message(ctx context.Context, m proto.Message) {
 // migrate is the receiving end of the paper's migration notification 2 (section 4.2.3).
 func (s *supervisor) migrate(ctx context.Context, m *proto.Migrate) {
 	now := s.sys.Now()
-	moving := s.attempt != nil && s.attempt.moving
+	moving := s.attempt != nil && s.attempt.moves
 	obey, why := s.moves.judge(m, s.up.cand.Node, moving, now)
 	if err := s.up.send(&proto.MigrateOK{ID: m.ID}); err != nil {
 		s.log.Debug("migration not acknowledged", "err", err)
@@ -248,14 +310,16 @@ func (s *supervisor) migrate(ctx context.Context, m *proto.Migrate) {
 		s.event("migration ignored", why)
 		return
 	}
+	s.attacked(m.ID.Edge)
 	wait := s.moves.wait(m, now)
-	s.named, s.until = m.Targets, time.Time{}
+	p := plan{cands: told(m.Targets), moves: true}
 	if m.Deadline > 0 {
-		s.until = now.Add(m.Deadline)
+		p.until = now.Add(m.Deadline)
 	}
+	s.setNamed(m.Targets)
 	s.event("migrating", fmt.Sprintf("%s sends this client to %s, in %v", s.edgeName(s.up.cand.Target), s.edgeName(m.Targets[0]), wait.Round(time.Millisecond)))
 	s.setState(stateMoving, "")
-	s.begin(ctx, told(m.Targets), wait, true)
+	s.begin(ctx, p, wait)
 }
 
 // forget lets the current edge go and begins again at the entries, as an agent that was told nothing.
@@ -264,25 +328,26 @@ func (s *supervisor) forget(ctx context.Context) {
 	e := *s.enrolled()
 	e.Current = nil
 	s.keep(&e)
-	s.named, s.until = nil, time.Time{}
-	s.useData(nil) // an attempt that was given up may have left one
+	s.setNamed(nil)
+	s.letGo() // what runs finishes where it is
+	s.dropSecond()
 	if u := s.up; u != nil {
 		s.up = nil
 		u.close()
 		s.disconnected()
-		s.release(u.data)
 	}
 	s.event("forgotten", "the proxy that this agent was sent to is forgotten; it begins again at the entries")
-	s.begin(ctx, s.enrolled().candidates(nil), 0, false)
+	s.begin(ctx, plan{cands: s.enrolled().candidates(nil)}, 0)
 }
 
-// leave looks for another edge than the current one, which stays in use until there is one.
+// leave moves to another entry than the current edge, which will stop. A move that was told already goes on.
 func (s *supervisor) leave(ctx context.Context) {
-	if s.attempt != nil {
+	if s.attempt != nil && s.attempt.moves {
 		return
 	}
-	others := slices.DeleteFunc(s.enrolled().candidates(nil), func(c candidate) bool { return c.Node == s.up.cand.Node })
+	here := s.up.cand.Node
+	others := slices.DeleteFunc(s.enrolled().candidates(s.namedNow()), func(c candidate) bool { return c.Node == here || s.isAttacked(c.Node) })
 	if len(others) > 0 {
-		s.begin(ctx, others, s.backoff.next(), false)
+		s.begin(ctx, plan{cands: others, moves: true}, 0)
 	}
 }

@@ -2,9 +2,8 @@ package agent
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"migrationsensor/proto"
@@ -14,118 +13,47 @@ import (
 const (
 	stagger     = time.Second      // an entry is tried when the candidate before it has been silent that long; ours
 	controlPing = 10 * time.Second // keeps the path open and lets the kernel notice its end
+	controlDead = 10 * time.Second // after a PING without a sign of life
+	suspectDead = 1500 * time.Millisecond
 	writeWait   = 5 * time.Second
 )
 
-// uplink is a control link to the current edge and the data link that was made with it.
+// uplink is a control link to an edge. It has a life apart from the data links'.
 type uplink struct {
 	cand    candidate
 	control *link.Link
-	data    *dataLink
 	since   time.Time
 
-	msgs chan proto.Message // from the reader, who closes it when the control link has ended
-	gone chan struct{}      // closed by close: the reader need not deliver any more
-	once sync.Once
-	wmu  sync.Mutex // of writes on control
+	heard atomic.Int64       // when the edge last said anything, in nanoseconds since 1970
+	asks  chan struct{}      // 1-buffered: ask for a sign of life now
+	msgs  chan proto.Message // from the reader, who closes it when the control link has ended
+	gone  chan struct{}      // closed by close: the reader need not deliver any more
+	once  sync.Once
+	wmu   sync.Mutex // of writes on control
 }
 
-// join makes an uplink with the first of the candidates that answers: data link first, it carries what people wait
-// for, then the control link to the same proxy.
-func (a *Agent) join(ctx context.Context, cands []candidate) (*uplink, error) {
-	e := a.enrolled()
-	d := a.edgeDialer(e, 0)
-	data, err := a.race(ctx, d, cands)
-	if err != nil {
-		return nil, err
-	}
-	a.useData(data)
-	for range 2 {
-		ctl, path, err := a.follow(ctx, d, data.cand, proto.KindControl)
-		if err != nil {
-			return nil, fmt.Errorf("data link is up, control link is not: %w", err)
-		}
-		a.noteTransfers(path)
-		if ctl.Target.Node == data.cand.Node {
-			return a.newUplink(data, ctl), nil
-		}
-		// Sent on between the two: the data link follows.
-		ctl.Abort()
-		moved := candidate{Target: ctl.Target, name: e.nameOf(ctl.Target.Node), told: !e.isEntry(ctl.Target.Node)}
-		if data, err = a.probe(ctx, d, moved); err != nil {
-			return nil, err
-		}
-		a.useData(data)
-	}
-	return nil, errors.New("proxies keep sending this client back and forth")
-}
-
-// race tries the candidates in order, the next one when the last has failed or been silent for a while. The first
-// data link wins; all other attempts have ended when it returns.
-func (a *Agent) race(ctx context.Context, d *link.Dialer, cands []candidate) (*dataLink, error) {
-	if len(cands) == 0 {
-		return nil, errors.New("no edge is known for which there is a key: join again with a new token")
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type result struct {
-		data *dataLink
-		err  error
-	}
-	results := make(chan result)
-	begun, ended := 0, 0
-	begin := func() {
-		c := cands[begun]
-		begun++
-		go func() { data, err := a.probe(ctx, d, c); results <- result{data, err} }()
-	}
-	timer := time.NewTimer(stagger)
-	defer timer.Stop()
-	begin()
-	var winner *dataLink
-	var errs []error
-	for ended < begun {
-		select {
-		case r := <-results:
-			ended++
-			switch {
-			case r.err != nil:
-				errs = append(errs, r.err)
-			case winner == nil:
-				winner = r.data
-				cancel()
-			default:
-				r.data.Retire()
-			}
-		case <-timer.C:
-		}
-		if winner == nil && begun < len(cands) && ctx.Err() == nil {
-			begin()
-			timer.Reset(stagger)
-		}
-	}
-	if winner != nil {
-		return winner, nil
-	}
-	return nil, errors.Join(errs...)
-}
-
-func (a *Agent) newUplink(data *dataLink, ctl *link.Link) *uplink {
+func (a *Agent) newUplink(ctl *link.Link) *uplink {
 	u := &uplink{
-		cand: data.cand, control: ctl, data: data, since: a.sys.Now(),
+		cand: a.candidateAt(ctl.Target), control: ctl, since: a.sys.Now(), asks: make(chan struct{}, 1),
 		msgs: make(chan proto.Message), gone: make(chan struct{}),
 	}
+	u.heard.Store(time.Now().UnixNano())
+	if err := u.send(&proto.Boot{ID: a.boot, Version: a.sys.Version}); err != nil {
+		a.log.Debug("control link ended at once", "edge", ctl.Target.Node, "err", err) // as its reader will say
+	}
 	if !a.spawn(u.read) {
+		close(u.msgs)
 		u.close()
 		return u
 	}
-	a.spawn(u.ping)
+	a.spawn(u.watch)
 	return u
 }
 
 // read delivers what the edge says on the control link.
 func (u *uplink) read(ctx context.Context) {
 	defer close(u.msgs)
+	defer u.close()
 	stop := context.AfterFunc(ctx, u.close)
 	defer stop()
 	r := proto.NewReader(u.control, maxMessage)
@@ -134,10 +62,14 @@ func (u *uplink) read(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		if p, ok := m.(*proto.Ping); ok {
-			if u.send(&proto.Pong{Token: p.Token}) != nil {
+		u.heard.Store(time.Now().UnixNano())
+		switch m := m.(type) {
+		case *proto.Ping:
+			if u.send(&proto.Pong{Token: m.Token}) != nil {
 				return
 			}
+			continue
+		case *proto.Pong:
 			continue
 		}
 		select {
@@ -148,20 +80,43 @@ func (u *uplink) read(ctx context.Context) {
 	}
 }
 
-// ping keeps the control link from being forgotten by what is on the path.
-func (u *uplink) ping(context.Context) {
-	t := time.NewTicker(controlPing)
-	defer t.Stop()
+// ask has the edge asked for a sign of life; without one the control link is dead soon.
+func (u *uplink) ask() {
+	select {
+	case u.asks <- struct{}{}:
+	default:
+	}
+}
+
+// watch keeps the control link from being forgotten by what is on the path, and closes it when the edge is silent.
+func (u *uplink) watch(context.Context) {
+	timer := time.NewTimer(controlPing)
+	defer timer.Stop()
+	var asked time.Time // when the PING went that is not answered; zero: none
 	for token := uint64(1); ; token++ {
+		dead := controlDead
 		select {
-		case <-t.C:
-			if u.send(&proto.Ping{Token: token}) != nil {
-				u.close()
-				return
-			}
+		case <-timer.C:
+		case <-u.asks:
+			dead, asked = suspectDead, time.Time{}
 		case <-u.gone:
 			return
 		}
+		if !asked.IsZero() {
+			if u.heard.Load() < asked.UnixNano() {
+				u.close()
+				return
+			}
+			asked = time.Time{}
+			timer.Reset(controlPing)
+			continue
+		}
+		asked = time.Now()
+		if u.send(&proto.Ping{Token: token}) != nil {
+			u.close()
+			return
+		}
+		timer.Reset(dead)
 	}
 }
 
@@ -173,10 +128,20 @@ func (u *uplink) send(m proto.Message) error {
 	return proto.WriteMessage(u.control, m)
 }
 
-// close ends the control link; the data link has its own life.
+// close ends the control link.
 func (u *uplink) close() {
 	u.once.Do(func() {
 		close(u.gone)
 		u.control.Close()
 	})
+}
+
+// lives reports whether it was not closed.
+func (u *uplink) lives() bool {
+	select {
+	case <-u.gone:
+		return false
+	default:
+		return true
+	}
 }

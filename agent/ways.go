@@ -26,44 +26,50 @@ func newRound() *round { return &round{done: make(chan struct{})} }
 // ways gives the Connection Handler its sessions.
 type ways struct{ *Agent }
 
-// Warm is the session at the current edge.
-func (w ways) Warm() connhandler.Session {
-	if d, _ := w.warmNow(); d != nil {
-		return d
+// Warm is the session for a service's new streams, if it has a link.
+func (w ways) Warm(service string) connhandler.Session {
+	if t, _ := w.warmFor(service); t != nil && t.up() {
+		return t
 	}
 	return nil
 }
 
-// warmNow is the data link for new streams, nil when there is none, and the round that may bring another.
-func (a *Agent) warmNow() (*dataLink, *round) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.warm != nil && a.warm.ended() {
-		return nil, a.round
+// Fresh has a link made for the service's session, or the supervisor asked for a session where there is none. All who
+// ask share what comes of it.
+func (w ways) Fresh(ctx context.Context, service string, old connhandler.Session) (connhandler.Session, error) {
+	was, _ := old.(*tether)
+	for {
+		t, r := w.warmFor(service)
+		if was != nil && !was.ended() {
+			t = was
+		} else if t != nil && t.up() {
+			return t, nil
+		}
+		var err error
+		if t != nil {
+			if err = t.freshen(ctx); err == nil && !t.ended() {
+				return t, nil
+			}
+		} else {
+			err = w.awaitRound(ctx, r)
+		}
+		if err != nil {
+			return nil, handlerError(err)
+		}
 	}
-	return a.warm, a.round
 }
 
-// Fresh asks the supervisor for another session than old and waits for it. All who ask share one probe.
-func (w ways) Fresh(ctx context.Context, old connhandler.Session) (connhandler.Session, error) {
-	was, _ := old.(*dataLink)
-	for {
-		d, r := w.warmNow()
-		if d != nil && d != was {
-			return d, nil
-		}
-		select {
-		case w.kick <- was:
-		default: // asked already
-		}
-		select {
-		case <-r.done:
-			if r.err != nil {
-				return nil, handlerError(r.err)
-			}
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+// awaitRound asks for a session and waits for the end of the round that may bring one.
+func (a *Agent) awaitRound(ctx context.Context, r *round) error {
+	select {
+	case a.kick <- struct{}{}:
+	default: // asked already
+	}
+	select {
+	case <-r.done:
+		return r.err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -89,34 +95,34 @@ func handlerError(err error) error {
 //
 // If the proxy at dst is silent the edge that the agent was told to use is asked, which the paper's client, with a
 // hard-coded address, could not.
-func (w ways) Each(ctx context.Context, dst netip.AddrPort, warm connhandler.Session) (connhandler.Session, error) {
+func (w ways) Each(ctx context.Context, dst netip.AddrPort, service string, warm connhandler.Session) (connhandler.Session, error) {
 	e := w.enrolled()
 	first, ok := e.entryAt(dst.Addr())
 	if !ok {
 		return nil, connhandler.ErrNobody
 	}
-	dialer := w.edgeDialer(e, w.cfg.ProbeWait)
-	if was, ok := warm.(*dataLink); ok {
-		return w.beside(ctx, e, dialer, first, was)
+	if was, ok := warm.(*tether); ok {
+		return w.beside(ctx, e, service, first, was)
 	}
-	d, err := w.probe(ctx, dialer, first)
+	t, err := w.probe(ctx, service, first)
 	if err != nil && ctx.Err() == nil && noAnswer(err) {
 		if c, ok := w.toldEdge(e, first.Node); ok {
-			d, err = w.probe(ctx, dialer, c)
+			t, err = w.probe(ctx, service, c)
 		}
 	}
 	if err != nil {
 		return nil, handlerError(err)
 	}
-	return d, nil
+	return t, nil
 }
 
 // beside asks the proxy first while a stream is being opened on the warm session, and says which session the
 // connection should have.
-func (w ways) beside(ctx context.Context, e *enrolment, d *link.Dialer, first candidate, warm *dataLink) (connhandler.Session, error) {
-	r, err := d.Probe(ctx, first.Target)
+func (w ways) beside(ctx context.Context, e *enrolment, service string, first candidate, warm *tether) (connhandler.Session, error) {
+	at, _ := warm.edge()
+	r, err := w.edgeDialer(e, w.cfg.ProbeWait).Probe(ctx, first.Target)
 	if err != nil {
-		if c, ok := w.toldEdge(e, first.Node); ok && noAnswer(err) && c.Node == warm.cand.Node {
+		if c, ok := w.toldEdge(e, first.Node); ok && noAnswer(err) && c.Node == at.Node {
 			return warm, nil
 		}
 		return nil, handlerError(err)
@@ -125,13 +131,13 @@ func (w ways) beside(ctx context.Context, e *enrolment, d *link.Dialer, first ca
 	case proto.ReplyGo:
 		return warm, nil
 	case proto.ReplyTransfer:
-		if i := slices.IndexFunc(r.Targets, func(t proto.Target) bool { return t.Node == warm.cand.Node }); i >= 0 {
+		if i := slices.IndexFunc(r.Targets, func(t proto.Target) bool { return t.Node == at.Node }); i >= 0 {
 			w.noteTransfers([]proto.Target{first.Target, r.Targets[i]})
 			return warm, nil
 		}
 		var errs []error
 		for _, t := range r.Targets {
-			next, err := w.probe(ctx, d, candidate{Target: t, told: true})
+			next, err := w.probe(ctx, service, candidate{Target: t, told: true})
 			if err == nil {
 				w.noteTransfers([]proto.Target{first.Target, t})
 				return next, nil
@@ -151,23 +157,17 @@ func (a *Agent) toldEdge(e *enrolment, node proto.NodeID) (candidate, bool) {
 	return e.candidates(nil)[0], true
 }
 
-// probe opens a data link to c, or to where c's answer sends it, with a session that runs until the agent ends.
-func (a *Agent) probe(ctx context.Context, d *link.Dialer, c candidate) (*dataLink, error) {
-	l, path, err := a.follow(ctx, d, c, proto.KindData)
+// probe opens a data link by way of c, or of where c's answer sends it, with a session for one connection.
+func (a *Agent) probe(ctx context.Context, service string, c candidate) (*tether, error) {
+	l, err := a.session(ctx, a.cfg.ProbeWait, c, a.anchorVia(service, c.Node))
 	if err != nil {
 		return nil, err
 	}
-	dl := newDataLink(l, a.sys.Now())
-	dl.cand = candidate{Target: l.Target, name: a.enrolled().nameOf(l.Target.Node), told: true}
-	if dl.cand.name != "" {
-		dl.cand.told = false
-	}
-	a.noteTransfers(path)
-	if !a.start(dl) {
-		l.Abort()
+	t := a.newTether(l, true)
+	if !a.startTether(t) {
 		return nil, context.Canceled
 	}
-	return dl, nil
+	return t, nil
 }
 
 func (a *Agent) follow(ctx context.Context, d *link.Dialer, c candidate, kind proto.Kind) (*link.Link, []proto.Target, error) {
@@ -175,6 +175,14 @@ func (a *Agent) follow(ctx context.Context, d *link.Dialer, c candidate, kind pr
 		return d.FollowTold(ctx, c.Target, kind)
 	}
 	return d.Follow(ctx, c.Target, kind)
+}
+
+// followVia is follow for a data link that ends at another node than the edge.
+func (a *Agent) followVia(ctx context.Context, d *link.Dialer, c candidate, anchor proto.NodeID) (*link.Link, []proto.Target, error) {
+	if c.told {
+		return d.FollowToldVia(ctx, c.Target, proto.KindData, anchor)
+	}
+	return d.FollowVia(ctx, c.Target, proto.KindData, anchor)
 }
 
 // noteTransfers counts the times that one proxy sent a link on to another.
@@ -210,8 +218,8 @@ func (a *Agent) dialer(creds link.Credentials, wait time.Duration) *link.Dialer 
 
 // srtt is the round trip to the current edge, 0 when unknown.
 func (a *Agent) srtt() time.Duration {
-	if d, _ := a.warmNow(); d != nil {
-		return d.SRTT()
+	if t := a.lead(); t != nil {
+		return t.SRTT()
 	}
 	return 0
 }

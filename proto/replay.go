@@ -47,11 +47,11 @@ func (s *NonceSet) Seen(n Nonce, from netip.Addr, now time.Time) (fresh, same bo
 	a := from.As16()
 	h := siphash.Hash(s.k0, s.k1, n[:])
 	slot := nonceSlot{uint32(h>>32) | 1, uint32(siphash.Hash(s.k1, s.k0, a[:]))}
-	slots := uint32(len(s.cur))
-	at := uint32(h) % slots
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	slots := uint32(len(s.cur))
+	at := uint32(h) % slots
 	if now.Sub(s.turned) >= s.generation {
 		s.cur, s.old = s.old, s.cur
 		clear(s.cur)

@@ -34,13 +34,13 @@ type Conn interface {
 	Abort()
 }
 
-// Session opens streams at one proxy.
+// Session opens streams by way of a proxy. It outlives its links, and moves from proxy to proxy.
 type Session interface {
 	// Begin asks for a stream and does not wait.
 	Begin(service string) (Opening, error)
-	// Ping asks the link for a sign of life; it does not wait.
+	// Ping asks its links for a sign of life; it does not wait.
 	Ping()
-	// Heard is when the link last said anything.
+	// Heard is since when one of its links says nothing.
 	Heard() time.Time
 	SRTT() time.Duration
 	// Retire lets the session end when its streams have ended.
@@ -58,14 +58,16 @@ type Opening interface {
 
 // Ways are the sessions there are, or can be made.
 type Ways interface {
-	// Warm is the session at the current proxy, nil when there is none.
-	Warm() Session
-	// Fresh makes a new one beside old, which becomes the warm one. Callers at the same time share one probe.
-	Fresh(ctx context.Context, old Session) (Session, error)
+	// Warm is the session for a service's new streams; nil when there is none that has a link.
+	Warm(service string) Session
+	// Fresh gives the service's session a link that was made just now; callers at the same time share it. That session is
+	// old while old lives: it asks again by itself for the streams whose OPEN was not answered, and none is opened twice at
+	// the origin. Nobody who speaks our protocol: [ErrNobody].
+	Fresh(ctx context.Context, service string, old Session) (Session, error)
 	// Each asks the proxy at dst where one connection should go: the paper's first handshake, with a bounded wait. The
 	// answer is warm if that will do, else a session made for this connection: the second one. warm may be nil. Nobody
 	// who speaks our protocol: [ErrNobody].
-	Each(ctx context.Context, dst netip.AddrPort, warm Session) (Session, error)
+	Each(ctx context.Context, dst netip.AddrPort, service string, warm Session) (Session, error)
 }
 
 // What became of a connection. The first three carry the system's own error, so a caller of [Handler.Dial] may

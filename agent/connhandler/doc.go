@@ -10,10 +10,11 @@
 //	timed out, busy → silence, so the application's own retransmissions and patience decide
 //
 // How the stream is opened is the probe of the paper. [Warm] did it ahead of time: the stream is opened on a link
-// that stands already, and a link that says nothing gets a fresh probe beside it, the first to succeed wins. [Each]
-// does it for every connection, as the paper does: handshake with the proxy, a bounded wait, rewrite of the
-// destination when the proxy answers with a transfer, second handshake at the new proxy. The stream is asked for on the
-// warm session meanwhile, and is the connection's if the proxy says go ahead or names the one where that session is.
+// that stands already, and beside a link that says nothing a fresh probe is made: the session goes on over the link
+// that comes of it and asks for the stream there again, which opens no second one at the origin. [Each] does it for
+// every connection, as the paper does: handshake with the proxy, a bounded wait, rewrite of the destination when the
+// proxy answers with a transfer, second handshake at the new proxy. The stream is asked for on the warm session
+// meanwhile, and is the connection's if the proxy says go ahead or names the one where that session is.
 //
 // In both modes the stream is asked for as soon as the application's SYN is seen ([Handler.Arrive]), before there is a
 // flow to handle.

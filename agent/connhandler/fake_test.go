@@ -173,6 +173,8 @@ type fakeSession struct {
 	full   error // of Begin
 	rtt    time.Duration
 
+	pending []*fakeOpening // that a silent link has swallowed
+
 	mu      sync.Mutex
 	heard   time.Time
 	far     []*fakeConn
@@ -190,10 +192,23 @@ func (s *fakeSession) Begin(string) (Opening, error) {
 		return nil, s.full
 	}
 	o := &fakeOpening{s: s, done: make(chan struct{}), gone: make(chan struct{})}
-	if !s.silent {
+	if s.silent {
+		s.pending = append(s.pending, o)
+	} else {
 		go o.answer()
 	}
 	return o, nil
+}
+
+// revive is a fresh link: the session asks again for what was not answered.
+func (s *fakeSession) revive() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.silent = false
+	for _, o := range s.pending {
+		go o.answer()
+	}
+	s.pending = nil
 }
 
 // fakeOpening is an OPEN on its way.
@@ -278,12 +293,12 @@ type fakeWays struct {
 	warm   Session
 	fresh  []Session // nil: ErrNobody
 	each   []Session
-	own    Session // made without a warm one
 	probes int
-	probe  time.Duration // how long one takes in mode Each
+	probe  time.Duration // how long one takes in mode Each, and a fresh one beside a silent link
+	gone   error         // of a probe beside a silent link
 }
 
-func (w *fakeWays) Warm() Session {
+func (w *fakeWays) Warm(string) Session {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.warm
@@ -302,7 +317,23 @@ func (w *fakeWays) take(from *[]Session) (Session, error) {
 	return s, nil
 }
 
-func (w *fakeWays) Fresh(context.Context, Session) (Session, error) {
+// Fresh makes a silent session's link afresh, or gives the next session.
+func (w *fakeWays) Fresh(ctx context.Context, _ string, old Session) (Session, error) {
+	if s, ok := old.(*fakeSession); ok && s.silent {
+		w.mu.Lock()
+		w.probes++
+		w.mu.Unlock()
+		select {
+		case <-time.After(w.probe):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if w.gone != nil {
+			return nil, w.gone
+		}
+		s.revive()
+		return s, nil
+	}
 	s, err := w.take(&w.fresh)
 	if err == nil {
 		w.mu.Lock()
@@ -313,16 +344,15 @@ func (w *fakeWays) Fresh(context.Context, Session) (Session, error) {
 }
 
 // Each sends a connection on to the next of w.each; with none left, the warm session will do.
-func (w *fakeWays) Each(ctx context.Context, _ netip.AddrPort, warm Session) (Session, error) {
+func (w *fakeWays) Each(_ context.Context, _ netip.AddrPort, _ string, warm Session) (Session, error) {
 	if w.probe > 0 {
 		time.Sleep(w.probe)
 	}
 	if len(w.each) == 0 && warm != nil {
+		w.mu.Lock()
 		w.probes++
+		w.mu.Unlock()
 		return warm, nil
-	}
-	if warm == nil && w.own != nil {
-		return w.own, nil
 	}
 	return w.take(&w.each)
 }

@@ -97,7 +97,7 @@ func (h *Handler) ask(service string) *early { return h.askOther(service, nil) }
 
 // askOther is ask unless the warm session is still was, of which is not known yet that it has ended.
 func (h *Handler) askOther(service string, was Session) *early {
-	s := h.cfg.Ways.Warm()
+	s := h.cfg.Ways.Warm(service)
 	if s == nil || s == was {
 		return nil
 	}

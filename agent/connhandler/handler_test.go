@@ -184,20 +184,6 @@ func TestEachGoesWhereTheProbeSends(t *testing.T) {
 	})
 }
 
-func TestEachWithASilentWarmLink(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		hs := newHarness(t, Each, false)
-		own := &fakeSession{delay: 15 * time.Millisecond}
-		hs.ways.warm, hs.ways.own = &fakeSession{silent: true}, own
-		start := time.Now()
-		c, err := hs.h.Dial(t.Context(), dst)
-		if took := time.Since(start); err != nil || took != minPatience+15*time.Millisecond || !own.retired {
-			t.Fatalf("%v after %v, retired %v; want the patience of %v and a session for this connection", err, took, own.retired, minPatience)
-		}
-		c.Abort()
-	})
-}
-
 func TestEachRetriesAnUnansweredProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hs := newHarness(t, Each, false)
@@ -211,24 +197,53 @@ func TestEachRetriesAnUnansweredProbe(t *testing.T) {
 }
 
 func TestSilentLinkGetsAFreshProbeBeside(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		hs := newHarness(t, Warm, false)
-		dead, fresh := &fakeSession{silent: true}, &fakeSession{delay: 15 * time.Millisecond}
-		hs.ways.warm, hs.ways.fresh = dead, []Session{fresh}
-		start := time.Now()
-		c, err := hs.h.Dial(t.Context(), dst)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if took := time.Since(start); took != minPatience+15*time.Millisecond {
-			t.Errorf("took %v, want the patience of %v and one probe", took, minPatience)
-		}
-		c.Abort()
-		if c, err = hs.h.Dial(t.Context(), dst); err != nil || dead.opened() != 1 {
-			t.Errorf("next connection: %v, %d OPENs on the dead link; want the fresh one used at once", err, dead.opened())
-		}
-		c.Abort()
-	})
+	for name, mode := range map[string]Mode{"warm": Warm, "each": Each} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				hs := newHarness(t, mode, false)
+				s := &fakeSession{silent: true, delay: 15 * time.Millisecond}
+				hs.ways.warm, hs.ways.probe = s, 30*time.Millisecond
+				want := minPatience + 30*time.Millisecond + 15*time.Millisecond
+				if mode == Each {
+					want += 30 * time.Millisecond // its own probe
+				}
+				start := time.Now()
+				c, err := hs.h.Dial(t.Context(), dst)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if took := time.Since(start); took != want || s.opened() != 1 || s.given != 0 || len(s.far) != 1 {
+					t.Errorf("took %v, %d OPENs, %d given up, %d streams at the origin; want %v, the patience and one probe, and one stream that the session asks for again",
+						took, s.opened(), s.given, len(s.far), want)
+				}
+				c.Abort()
+			})
+		})
+	}
+}
+
+func TestSilentLinkAndNobodyElse(t *testing.T) {
+	for _, tt := range []struct {
+		rule  string
+		gone  error
+		after time.Duration
+	}{
+		{"nobody answers: the stream is given up", ErrNobody, minPatience + time.Second},
+		{"busy: the session goes on trying", ErrBusy, openTimeout},
+	} {
+		t.Run(tt.rule, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				hs := newHarness(t, Warm, false)
+				s := &fakeSession{silent: true}
+				hs.ways.warm, hs.ways.probe, hs.ways.gone = s, time.Second, tt.gone
+				start := time.Now()
+				_, err := hs.h.Dial(t.Context(), dst)
+				if took := time.Since(start); err == nil || took != tt.after || s.opened() != 1 || s.given != 1 {
+					t.Errorf("%v after %v, %d OPENs, %d given up; want an error after %v, and the one stream given up", err, took, s.opened(), s.given, tt.after)
+				}
+			})
+		})
+	}
 }
 
 func TestSlowOriginOnALivingLinkGetsNoProbe(t *testing.T) {
@@ -241,40 +256,6 @@ func TestSlowOriginOnALivingLinkGetsNoProbe(t *testing.T) {
 		}
 	})
 }
-
-func TestLoserOfTheRaceIsReset(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		hs := newHarness(t, Warm, false)
-		// The warm link wakes at the same moment as the fresh one answers: one stream stays, the other is reset.
-		warm := &fakeSession{delay: 400 * time.Millisecond}
-		fresh := &fakeSession{delay: 400*time.Millisecond - minPatience}
-		hs.ways.warm, hs.ways.fresh = &pingless{warm}, []Session{fresh}
-		c, err := hs.h.Dial(t.Context(), dst)
-		if err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
-		var reset, open int
-		for _, f := range append(warm.far, fresh.far...) {
-			f.in.mu.Lock()
-			if errors.Is(f.in.err, syscall.ECONNRESET) {
-				reset++
-			} else {
-				open++
-			}
-			f.in.mu.Unlock()
-		}
-		if given := warm.given + fresh.given; open != 1 || reset == 0 && given == 0 {
-			t.Errorf("%d streams open, %d reset, %d OPENs given up; want one open and the other ended", open, reset, given)
-		}
-		c.Abort()
-	})
-}
-
-// pingless answers OPEN but no PING.
-type pingless struct{ *fakeSession }
-
-func (pingless) Ping() {}
 
 func TestSessionThatEndsIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

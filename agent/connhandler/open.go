@@ -31,13 +31,12 @@ func (h *Handler) openEach(ctx context.Context, dst netip.AddrPort, service stri
 
 // probed makes one try.
 func (h *Handler) probed(ctx context.Context, dst netip.AddrPort, service string, e *early) (Conn, error) {
-	own := func(ctx context.Context) (Session, error) { return h.cfg.Ways.Each(ctx, dst, nil) }
 	if e == nil {
-		return h.single(ctx, service, own)
+		return h.single(ctx, service, func(ctx context.Context) (Session, error) { return h.cfg.Ways.Each(ctx, dst, service, nil) })
 	}
-	s, err := h.cfg.Ways.Each(ctx, dst, e.session)
+	s, err := h.cfg.Ways.Each(ctx, dst, service, e.session)
 	if err == nil && s == e.session {
-		return h.race(ctx, e, service, func(ctx context.Context) (Conn, error) { return h.single(ctx, service, own) })
+		return h.watched(ctx, service, e)
 	}
 	e.Abort()
 	if err != nil {
@@ -71,8 +70,7 @@ func open(ctx context.Context, s Session, service string) (Conn, error) {
 	}
 }
 
-// openWarm opens the stream on the warm session, where it was asked for (e). When that has ended, or its link says
-// nothing, a fresh probe is made; whichever opens the stream first wins and the other's stream is reset.
+// openWarm opens the stream on the warm session, where it was asked for (e), or on another one when that has ended.
 func (h *Handler) openWarm(ctx context.Context, service string, e *early) (Conn, error) {
 	for try := 0; ; try++ {
 		var c Conn
@@ -104,7 +102,7 @@ var errBegin = errors.New("no stream could be asked for")
 
 // fresh asks for a stream on whatever session there is, or on a new one.
 func (h *Handler) fresh(ctx context.Context, service string) (*early, error) {
-	s, err := h.cfg.Ways.Fresh(ctx, nil)
+	s, err := h.cfg.Ways.Fresh(ctx, service, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -115,51 +113,38 @@ func (h *Handler) fresh(ctx context.Context, service string) (*early, error) {
 	return &early{s, o}, nil
 }
 
-// watched waits for the stream that was asked for, or for one on a fresh session if its link says nothing.
+// watched waits for the stream that was asked for and watches the session's links: when one says nothing a fresh probe is
+// made beside it, and the session asks for the stream again on the link that comes of it. When that fails too, the stream is given
+// up.
 func (h *Handler) watched(ctx context.Context, service string, e *early) (Conn, error) {
-	return h.race(ctx, e, service, func(ctx context.Context) (Conn, error) {
-		fresh, err := h.cfg.Ways.Fresh(ctx, e.session)
-		if err != nil {
-			return nil, err
-		}
-		return open(ctx, fresh, service)
-	})
-}
-
-// race waits for the stream that was asked for and watches its link: when that says nothing, other opens one
-// elsewhere beside it. Whatever it asked for has ended, or ends without leaving a stream behind, when it returns.
-func (h *Handler) race(ctx context.Context, e *early, service string, other func(context.Context) (Conn, error)) (Conn, error) {
 	s, o := e.session, e.opening
-	octx, cancel := context.WithCancel(ctx)
+	pctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var second chan result // nil until other runs
-	first := o.Done()      // nil when it has failed
+	var probed chan error // nil while no probe is under way
 	asked := time.Now()
 	wait, pinged := patience(s)/2, false
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
 		select {
-		case <-first:
-			c, err := o.Result()
-			if err == nil || verdict(err) || second == nil {
-				return c, err
-			}
-			first = nil
-		case r := <-second:
-			if r.err == nil || verdict(r.err) || first == nil {
+		case <-o.Done():
+			return o.Result()
+		case err := <-probed:
+			if err != nil && !errors.Is(err, ErrBusy) {
 				o.Abort()
-				return r.conn, r.err
+				return nil, err
 			}
-			second = nil
+			probed, pinged = nil, false
+			asked = time.Now() // the fresh link is watched like the first
+			timer.Reset(wait)
 		case <-timer.C:
 			switch {
 			case s.Heard().After(asked): // alive: the origin is slow, not the link
 				asked, pinged = time.Now(), false
 			case pinged:
 				h.log.Debug("warm link is silent, probing afresh", "service", service, "for", time.Since(asked))
-				second = beside(octx, other)
-				continue // the timer rests: one fresh probe is enough
+				probed = h.beside(pctx, service, s)
+				continue // the timer rests: one fresh probe at a time
 			}
 			if !pinged {
 				s.Ping()
@@ -173,23 +158,12 @@ func (h *Handler) race(ctx context.Context, e *early, service string, other func
 	}
 }
 
-type result struct {
-	conn Conn
-	err  error
-}
-
-// beside runs open in a goroutine; a stream that nobody takes before ctx ends is reset.
-func beside(ctx context.Context, open func(context.Context) (Conn, error)) chan result {
-	results := make(chan result)
+// beside has a fresh link made for s, in a goroutine that ends with ctx.
+func (h *Handler) beside(ctx context.Context, service string, s Session) chan error {
+	probed := make(chan error, 1)
 	go func() {
-		c, err := open(ctx)
-		select {
-		case results <- result{c, err}:
-		case <-ctx.Done():
-			if c != nil {
-				c.Abort()
-			}
-		}
+		_, err := h.cfg.Ways.Fresh(ctx, service, s)
+		probed <- err
 	}()
-	return results
+	return probed
 }

@@ -103,7 +103,12 @@ func TestStatusTable(t *testing.T) {
 	var b bytes.Buffer
 	st := agent.Status{
 		State: "connected", Since: now.Add(-90 * time.Second), AgentID: "a1", Fleet: "f", Probe: "warm", Version: "v1",
-		Edge:      &agent.EdgeStatus{Node: "n2", Addr: "198.18.3.3:7443", Since: now.Add(-time.Minute), RTTms: 15.25},
+		Edge:   &agent.EdgeStatus{Node: "n2", Addr: "198.18.3.3:7443", Since: now.Add(-time.Minute), RTTms: 15.25},
+		Second: &agent.EdgeStatus{Name: "p2", Node: "n3", Addr: "198.18.4.4:7443", Since: now},
+		Sessions: []agent.SessionStatus{
+			{State: "live", Anchor: "a1", Edge: "p1", New: true, Own: true, Links: 2, Streams: 3, Epoch: 4, LastStallMs: 12.3},
+			{State: "waiting", Anchor: "a2", Waiting: now.Add(-5 * time.Second), Streams: 1},
+		},
 		Links:     []agent.LinkStatus{{Kind: "data", Node: "n2", Addr: "198.18.3.3:7443", Since: now, Streams: 3}},
 		Protected: []string{"198.18.1.1:443"}, Streams: 3,
 		Counts: agent.Counts{Opened: 7, Moves: 1, Transfers: 2},
@@ -112,7 +117,9 @@ func TestStatusTable(t *testing.T) {
 	if err := printStatus(&b, st, now); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"connected for 1m30s", "(hidden)  node n2", "rtt 15.2 ms", "198.18.1.1:443", "7 opened", "1 migrations  2 transfers", "moved: now at n2"} {
+	for _, want := range []string{"connected for 1m30s", "(hidden)  node n2", "rtt 15.2 ms", "198.18.1.1:443", "7 opened", "1 migrations  2 transfers", "moved: now at n2",
+		"p2  node n3", "live  anchor a1  by way of p1  links 2  streams 3  epoch 4  last stall 12 ms", "sessions end at a1, the edge in use",
+		"waiting  anchor a2  no link for 5s  links 0  streams 1  epoch 0  (ends with its streams)"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, b.String())
 		}

@@ -105,6 +105,15 @@ func printStatus(w io.Writer, st agent.Status, now time.Time) error {
 	} else {
 		row("edge", "none")
 	}
+	if e := st.Second; e != nil {
+		row("second", "%s  node %s  %s  for %s", cmp.Or(e.Name, "(hidden)"), e.Node, e.Addr, ago(e.Since))
+	}
+	for _, x := range st.Sessions {
+		row("session", "%s", sessionLine(x, now))
+		if x.Own && x.New {
+			row("warning", "sessions end at %s, the edge in use: their streams end when it dies (give the fleet a node of role anchor, or a second edge)", x.Anchor)
+		}
+	}
 	for _, l := range st.Links {
 		row("link", "%s  %s  %s  for %s  streams %d", l.Kind, l.Addr, l.Node, ago(l.Since), l.Streams)
 	}
@@ -121,4 +130,23 @@ func printStatus(w io.Writer, st agent.Status, now time.Time) error {
 		row(name, "%s  %s: %s", e.Time.Local().Format(time.TimeOnly), e.What, e.Detail)
 	}
 	return tw.Flush()
+}
+
+// sessionLine says in one line where a session is.
+func sessionLine(x agent.SessionStatus, now time.Time) string {
+	where := "by way of " + x.Edge
+	if !x.Waiting.IsZero() {
+		where = fmt.Sprintf("no link for %s", now.Sub(x.Waiting).Round(time.Second))
+	}
+	line := fmt.Sprintf("%s  anchor %s  %s  links %d  streams %d  epoch %d", x.State, x.Anchor, where, x.Links, x.Streams, x.Epoch)
+	if x.LastStallMs > 0 {
+		line += fmt.Sprintf("  last stall %.0f ms", x.LastStallMs)
+	}
+	switch {
+	case x.Single:
+		line += "  (for one connection)"
+	case !x.New:
+		line += "  (ends with its streams)"
+	}
+	return line
 }
