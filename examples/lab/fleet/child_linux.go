@@ -61,6 +61,7 @@ func (c *Child) Stop(limit time.Duration) error {
 	if c.Ended() != nil {
 		return nil
 	}
+	_ = c.cmd.Process.Signal(syscall.SIGCONT) // a stopped one would not hear
 	if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
