@@ -118,8 +118,10 @@ func (c *Crowd) member(ctx context.Context, cfg CrowdConfig, i int, token string
 	a.State, a.Socket, a.NoTUN, a.Token = filepath.Join(cfg.State, strconv.Itoa(cfg.First+i)), "", true, token
 	a.Dwell, a.MaxMoves = 0, 0
 	made, err := agent.New(a, agent.System{
-		Own:  func() []netip.Addr { return nil },
-		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) { return dialFrom(ctx, source, network, addr) },
+		Own: func() []netip.Addr { return nil },
+		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return dialFrom(ctx, source, network, addr)
+		},
 		Knock: func(ctx context.Context, to netip.AddrPort, b []byte) error {
 			u, err := dialFrom(ctx, source, "udp", to.String())
 			if err != nil {

@@ -177,3 +177,11 @@ func serveTransfer(c net.Conn) error {
 	_, err = c.Write(h.Sum(nil))
 	return err
 }
+
+// Report is a line that `ms-lab transfer` prints.
+type Report struct {
+	Bytes  int64       `json:"bytes"` // so far, of both directions
+	Done   bool        `json:"done,omitempty"`
+	Result Transferred `json:"result,omitzero"`
+	Error  string      `json:"error,omitempty"`
+}

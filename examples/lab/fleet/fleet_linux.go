@@ -41,7 +41,7 @@ func New(ctx context.Context, c Config, say func(string, ...any)) (*Fleet, error
 	if f.Origin, err = ServeOrigin(f.World); err != nil {
 		return f, err
 	}
-	if err := f.addMachines(); err != nil {
+	if err := errors.Join(f.addMachines(), f.serveTransfers()); err != nil {
 		return f, err
 	}
 	say("making the fleet: signing node%s", f.names())
@@ -54,6 +54,15 @@ func New(ctx context.Context, c Config, say func(string, ...any)) (*Fleet, error
 		}
 	}
 	return f, f.waitForPeers(ctx)
+}
+
+// serveTransfers starts the far end of transfers, a program of its own: it is stopped and goes on in tests.
+func (f *Fleet) serveTransfers() error {
+	if !slices.ContainsFunc(f.cfg.Services, func(s Service) bool { return s.Origin == lab.OriginTransfer }) {
+		return nil
+	}
+	at, _ := lab.BackOrigin.Port(lab.OriginTransfer)
+	return f.Run(f.World.Origin, "origin", f.cfg.Lab, "origin", at.String())
 }
 
 // addMachines adds the machines of nodes that the paper's world does not have.
