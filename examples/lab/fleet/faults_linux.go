@@ -58,9 +58,9 @@ func (f *Fleet) Signal(name string, sig syscall.Signal) error {
 	return nil
 }
 
-// Revive starts a node's proxyd, which was stopped or killed, with the settings that it had.
-func (f *Fleet) Revive(name string) error {
-	return f.Run(f.Namespace(name), name, f.proxyd(), "run", "--config", f.dirs.of(name).Config)
+// Revive starts a node's proxyd, which was stopped or killed, with the settings that it had; env is added to its environment.
+func (f *Fleet) Revive(name string, env ...string) error {
+	return f.run(f.Namespace(name), name, env, f.proxyd(), "run", "--config", f.dirs.of(name).Config)
 }
 
 // Drain has an edge send its agents on, as before maintenance: a planned move. It returns when the edge has heard of it.

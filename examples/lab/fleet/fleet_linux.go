@@ -218,7 +218,11 @@ func (f *Fleet) StartAgent(name, probe string) error {
 
 // Run starts a program that runs until Stop or Close.
 func (f *Fleet) Run(ns *kernel.Namespace, name, program string, args ...string) error {
-	c, err := Start(ns, name, f.dirs.of(name), program, args...)
+	return f.run(ns, name, nil, program, args...)
+}
+
+func (f *Fleet) run(ns *kernel.Namespace, name string, env []string, program string, args ...string) error {
+	c, err := start(ns, name, f.dirs.of(name), env, program, args...)
 	if err != nil {
 		return err
 	}

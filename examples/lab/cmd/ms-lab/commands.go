@@ -15,6 +15,7 @@ import (
 	"migrationsensor/examples/lab/demo"
 	"migrationsensor/examples/lab/flood"
 	"migrationsensor/examples/lab/kernel"
+	"migrationsensor/examples/lab/migrate"
 	"migrationsensor/examples/lab/scan"
 	"migrationsensor/examples/lab/tables"
 )
@@ -217,4 +218,20 @@ func (c *paperCmd) Run(ctx context.Context) error {
 		t.Command = strings.Join(append([]string{"ms-lab"}, os.Args[1:]...), " ")
 	}
 	return tables.Run(ctx, t, os.Stdout)
+}
+
+type migrateCmd struct {
+	Bin string `placeholder:"DIR" help:"Where proxyd and ms-agent are (default: beside ms-lab)."`
+	Out string `default:"out" placeholder:"DIR" help:"Where figures and logs go (default ${default})."`
+}
+
+func (c *migrateCmd) Run(ctx context.Context) error {
+	if err := kernel.Enter(); err != nil {
+		return err
+	}
+	o := migrate.Options{Bin: c.Bin, Out: c.Out, Command: "make bench-migrate"}
+	if os.Getenv("BENCH") == "quick" {
+		o.Quick, o.Command = true, "BENCH=quick "+o.Command
+	}
+	return migrate.Run(ctx, o, os.Stdout)
 }

@@ -64,6 +64,7 @@ Example:
   ms-lab demo                       # the main job, live
   ms-lab demo --rate 20000 --rtt 50ms
   ms-lab paper                      # the paper's tables, side by side
+  ms-lab migrate                    # what a connection feels of a move
   ms-lab connect                    # what a connection costs`
 
 // run parses and runs one command.
