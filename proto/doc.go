@@ -101,7 +101,8 @@
 // Inside TLS there are frames, each at most one TLS record (16,384 bytes):
 //
 //	0  type    1
-//	1  flags   1  1: the message goes on in the next frame of its type. In ACK 2: the FIN was received
+//	1  flags   1  1: the message goes on in the next frame of its type. In ACK 2: the FIN was received;
+//	              in RST 2: it answers an RST or OPEN_FAIL
 //	2  length  2  of the payload, at most 16,368
 //	4  stream  4  frames of a stream; between nodes it joins an answer to its question; else 0
 //	8  offset  8  frames of a stream; else 0
@@ -121,7 +122,7 @@
 //	13 DATA      both     bytes at the offset
 //	14 ACK       both     offset: all before it was received; credit 8: the offset sent up to at most
 //	15 FIN       both     offset: the final one; nothing else
-//	16 RST       both     offset: of the last byte before it; nothing else
+//	16 RST       both     offset: of the last byte before it; nothing else. Answered by an RST with flag 2
 //	20 PING, 21 PONG      token 8
 //	03 ATTACH      A →    session 16, epoch 4: one more link for the set of that epoch
 //	04 ATTACH_OK     ←    epoch 4

@@ -49,7 +49,8 @@ type ResumeStream struct {
 	Credit   uint64
 }
 
-const resumeStreamLen = 4 + 1 + 8 + 8
+// ResumeStreamLen is the size of one stream in a resume table.
+const ResumeStreamLen = 4 + 1 + 8 + 8
 
 // Resume makes its link the first of a new set and names every stream that the agent has not finished. OPEN, DATA and
 // what else a stream needs may follow in the same flight.
@@ -95,7 +96,7 @@ func appendStreams(b []byte, streams []ResumeStream) []byte {
 
 // streams reads a resume table: ids rise.
 func (d *decoder) streams() (out []ResumeStream) {
-	n := d.count(resumeStreamLen)
+	n := d.count(ResumeStreamLen)
 	if n > 0 {
 		out = make([]ResumeStream, 0, n)
 	}

@@ -1,16 +1,17 @@
 package session
 
-import (
-	"time"
-)
+import "time"
 
-// outstandingLocked reports whether the peer owes us something: an answer to SESSION or OPEN, or an ACK.
-func (s *Session) outstandingLocked() bool {
-	if s.asked {
+// outstandingLocked reports whether the peer owes us something on this link: an answer, or an ACK.
+func (l *Link) outstandingLocked() bool {
+	if l.state != live {
 		return true
 	}
-	for _, st := range s.streams {
-		if st.state == opening && !s.cfg.Server || st.sendNext > st.sendAcked || st.finSent && !st.finAcked {
+	if l.streams == 0 {
+		return false
+	}
+	for _, st := range l.s.streams {
+		if st.link == l && (st.state == opening && !l.s.cfg.Server || st.sendNext > st.sendAcked || st.finSent && !st.finAcked) {
 			return true
 		}
 	}
@@ -18,72 +19,97 @@ func (s *Session) outstandingLocked() bool {
 }
 
 // Advance is called when time passes, and after Ready; it reports when it wants to be called next. A
-// link that is silent although it was asked ends the session with ErrSilent.
-func (s *Session) Advance(now time.Time) (next time.Time) {
+// link that is silent although it was asked ends with ErrSilent, a parked one with ErrParked.
+func (l *Link) Advance(now time.Time) (next time.Time) {
+	s := l.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err != nil {
-		return now.Add(idlePing)
-	}
-	if s.heard.IsZero() {
-		s.heard = now
-	}
 	s.now = now
-	next = s.livenessLocked()
-	for _, st := range s.acks {
-		if st.ackAt.IsZero() {
-			continue // went with other frames
+	if l.heard.IsZero() {
+		l.heard = now
+	}
+	switch {
+	case l.err != nil:
+		return now.Add(idlePing)
+	case l.state != old:
+	case !s.cfg.Server:
+		return now.Add(idlePing) // its owner waits for the newer one
+	case now.Sub(l.parked) >= parkedFor:
+		l.endLocked(ErrParked)
+		return now.Add(idlePing)
+	default:
+		return l.parked.Add(parkedFor)
+	}
+	next = l.livenessLocked()
+	for _, st := range l.acks {
+		if st.link != l || st.ackAt.IsZero() {
+			continue // went with other frames, or on another link
 		} else if !st.ackAt.After(now) {
-			s.signal()
+			l.signal()
 		} else if st.ackAt.Before(next) {
 			next = st.ackAt
 		}
 	}
-	waiting := s.resetUntil[:0]
-	for _, st := range s.resetUntil {
+	if at := s.resetsLocked(); !at.IsZero() && at.Before(next) {
+		next = at
+	}
+	return next
+}
+
+// resetsLocked lets go of the bytes before resets that have waited long enough; it returns when the next one has, zero:
+// there is none. A stream without a link waits for one first.
+func (s *Session) resetsLocked() (next time.Time) {
+	waiting := s.resets[:0]
+	for _, st := range s.resets {
 		switch {
-		case st.state == over:
+		case st.state == over || st.state == resetting || st.state == failed:
 			continue
-		case !now.Before(st.rstUntil):
+		case st.link == nil:
+		case st.rstUntil.IsZero():
+			st.rstUntil = s.now.Add(rstDelay)
+			if next.IsZero() || st.rstUntil.Before(next) {
+				next = st.rstUntil
+			}
+		case !s.now.Before(st.rstUntil):
 			st.queueLocked()
-			continue
-		case st.rstUntil.Before(next):
+		case next.IsZero() || st.rstUntil.Before(next):
 			next = st.rstUntil
 		}
 		waiting = append(waiting, st)
 	}
-	clear(s.resetUntil[len(waiting):])
-	s.resetUntil = waiting
+	clear(s.resets[len(waiting):])
+	s.resets = waiting
 	return next
 }
 
 // livenessLocked asks a silent link for a sign of life and gives up one that does not answer.
-func (s *Session) livenessLocked() (next time.Time) {
+func (l *Link) livenessLocked() (next time.Time) {
+	now := l.s.now
 	silent, dead := idlePing, idleDead
-	if s.pinged.IsZero() && s.now.Sub(s.heard) < minSilent {
-		return s.heard.Add(minSilent) // too early to matter: spare the look at every stream
+	if l.pinged.IsZero() && now.Sub(l.heard) < minSilent {
+		return l.heard.Add(minSilent) // too early to matter: spare the look at every stream
 	}
-	if s.outstandingLocked() {
-		silent, dead = max(3*s.srtt, minSilent), max(4*s.srtt, minDead)
+	if l.outstandingLocked() {
+		silent, dead = max(3*l.srtt, minSilent), max(4*l.srtt, minDead)
 	} else {
-		s.active = time.Time{}
+		l.active = time.Time{}
 	}
-	last := s.heard
-	if s.active.After(last) {
-		last = s.active // silence counts from when there was something to answer
+	last := l.heard
+	if l.active.After(last) {
+		last = l.active // silence counts from when there was something to answer
 	}
-	if s.pinged.IsZero() || s.heard.After(s.pinged) {
-		if s.now.Sub(last) < silent {
+	if l.pinged.IsZero() || l.heard.After(l.pinged) {
+		if now.Sub(last) < silent {
 			return last.Add(silent)
 		}
-		s.pinged = time.Time{}
-		s.wantPing = true
-		s.signal()
-		return s.now.Add(dead)
+		l.pinged = time.Time{}
+		l.wantPing = true
+		l.signal()
+		return now.Add(dead)
 	}
-	if end := s.pinged.Add(dead); s.now.Before(end) {
+	if end := l.pinged.Add(dead); now.Before(end) {
 		return end
 	}
-	s.closeLocked(ErrSilent)
-	return s.now.Add(idlePing)
+	l.endLocked(ErrSilent)
+	return now.Add(idlePing)
 }

@@ -12,9 +12,15 @@ func sessionOK() []byte {
 	return proto.AppendMessage(nil, &proto.SessionOK{ID: proto.NewSessionID(), Credit: 1 << 10, MaxStreams: 1}, 0)
 }
 
+func newAsking(t *testing.T) *wireTest {
+	w := &wireTest{t: t, s: New(Config{}), now: time.Unix(1_800_000_000, 0)}
+	w.l = w.s.Ask()
+	w.l.Advance(w.now)
+	return w
+}
+
 func TestOpenGoesInTheFlightOfSession(t *testing.T) {
-	w := newWireTest(t, Config{})
-	w.s.ask()
+	w := newAsking(t)
 	st, err := w.s.Begin("web")
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +50,7 @@ func TestSessionIsAnsweredOnce(t *testing.T) {
 	for _, ask := range []bool{false, true} {
 		w := newWireTest(t, Config{})
 		if ask {
-			w.s.ask()
+			w.l = w.s.Ask()
 			w.mustSend(sessionOK())
 		}
 		if err := w.send(sessionOK()); !errors.Is(err, ErrProtocol) {
@@ -54,8 +60,7 @@ func TestSessionIsAnsweredOnce(t *testing.T) {
 }
 
 func TestSessionThatIsNotAnsweredEnds(t *testing.T) {
-	w := newWireTest(t, Config{})
-	w.s.ask()
+	w := newAsking(t)
 	w.want("asked", "SESSION")
 	w.now = w.now.Add(minSilent)
 	w.want("the link is asked for a sign of life", "PING")
@@ -67,8 +72,7 @@ func TestSessionThatIsNotAnsweredEnds(t *testing.T) {
 }
 
 func TestOpenOfASessionThatIsRefused(t *testing.T) {
-	w := newWireTest(t, Config{})
-	w.s.ask()
+	w := newAsking(t)
 	st, err := w.s.Begin("web")
 	if err != nil {
 		t.Fatal(err)

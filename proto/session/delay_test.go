@@ -17,7 +17,7 @@ type delayed struct {
 }
 
 // delay pumps from one session to the other over a link of unlimited rate.
-func delay(from, to *Session, half time.Duration) {
+func delay(from, to *Link, half time.Duration) {
 	line := make(chan delayed, 1<<16)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -60,8 +60,9 @@ func TestCreditIsNotInTheWay(t *testing.T) {
 		anchor := New(Config{Server: true, Accept: func(st *Stream, _ string) { st.AcceptOK(); streams <- st }})
 		var wg sync.WaitGroup
 		defer wg.Wait()
-		wg.Go(func() { delay(agent, anchor, rtt/2) })
-		wg.Go(func() { delay(anchor, agent, rtt/2) })
+		near, far := liveLink(agent), liveLink(anchor)
+		wg.Go(func() { delay(near, far, rtt/2) })
+		wg.Go(func() { delay(far, near, rtt/2) })
 		start := time.Now()
 		st, err := agent.Open(t.Context(), "web")
 		if err != nil {

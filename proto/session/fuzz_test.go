@@ -18,6 +18,7 @@ func FuzzHandle(f *testing.F) {
 				st.Fail(proto.OpenRefused, "")
 			}
 		}})
+		l := liveLink(s)
 		now := time.Unix(1_800_000_000, 0)
 		out := make([]byte, 0, 64<<10)
 		for len(b) >= proto.HeaderLen {
@@ -27,13 +28,13 @@ func FuzzHandle(f *testing.F) {
 			}
 			b = b[proto.HeaderLen:]
 			n := min(int(h.Length), len(b))
-			if s.Handle(h, b[:n], now) != nil {
+			if l.Handle(h, b[:n], now) != nil {
 				return
 			}
 			b = b[n:]
-			s.Next(out)
+			l.Next(out)
 			now = now.Add(time.Millisecond)
-			s.Advance(now)
+			l.Advance(now)
 		}
 	})
 }

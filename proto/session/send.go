@@ -6,26 +6,69 @@ import (
 	"migrationsensor/proto"
 )
 
+// moveLocked has our direction of the stream written on l from now on, from the last byte that was acknowledged; nil: it
+// waits for a link.
+func (st *Stream) moveLocked(l *Link) {
+	s := st.s
+	if st.link != nil {
+		st.link.streams--
+		s.orphans++
+	}
+	st.link = l
+	st.queued, st.inAcks, st.ackAt = false, false, time.Time{}
+	st.sendNext, st.finSent, st.rstSent = st.sendAcked, st.finAcked, false
+	if l == nil {
+		return
+	}
+	l.streams++
+	s.orphans--
+	if st.rstQueued && st.state != resetting { // it had no time to send what came before
+		st.rstUntil = time.Time{}
+	}
+	switch {
+	case st.state == opening && !s.cfg.Server && !st.rstQueued:
+		l.control = proto.AppendMessage(l.control, &proto.Open{Credit: uint32(st.first), Service: st.service}, st.id)
+		l.signal()
+	case st.state == open:
+		st.wantAckLocked(true)
+	}
+	st.queueLocked()
+}
+
 // queueLocked puts the stream into the queue of those with something to send.
 func (st *Stream) queueLocked() {
-	if st.queued || st.state == over || !st.sendableLocked() {
+	if st.queued || st.link == nil || !st.sendableLocked() {
 		return
 	}
 	st.queued = true
-	st.s.queue.push(st)
-	st.s.signal()
+	st.link.queue.push(st)
+	st.link.signal()
+}
+
+// limitLocked is the offset up to which may be sent: the peer's credit, and not far ahead of what is known to have come
+// while a RESUME is not answered.
+func (st *Stream) limitLocked() uint64 {
+	if st.link != nil && st.link.state == resuming {
+		return min(st.sendLimit, st.sendAcked+resumeAhead)
+	}
+	return st.sendLimit
 }
 
 func (st *Stream) sendableLocked() bool {
-	if st.state == opening {
+	switch st.state {
+	case opening:
 		return st.rstQueued
+	case over, failed:
+		return false
 	}
 	left := st.sendEnd() - st.sendNext
 	switch {
-	case left > 0 && st.sendNext < st.sendLimit:
+	case st.rstSent:
+		return false
+	case left > 0 && st.sendNext < st.limitLocked():
 		return true
 	case st.rstQueued:
-		return left == 0 || !st.s.now.Before(st.rstUntil)
+		return left == 0 || st.lateLocked()
 	}
 	return left == 0 && st.finQueued && !st.finSent
 }
@@ -33,22 +76,23 @@ func (st *Stream) sendableLocked() bool {
 // wantAckLocked decides when what was received is acknowledged: at once if it is much, or the window
 // nearly closed, or the stream's end; else after 25 ms, so that one ACK serves many frames.
 func (st *Stream) wantAckLocked(now bool) {
-	if st.state != open {
+	l := st.link
+	if st.state != open || l == nil {
 		return
 	}
 	if !st.inAcks {
 		st.inAcks = true
-		st.s.acks = append(st.s.acks, st)
+		l.acks = append(l.acks, st)
 	}
 	step := min(ackBytes, st.window/4)
 	if now || st.recvNext-st.ackedNext >= step || st.recvLimit-st.ackedLimit >= step {
 		st.ackAt = st.s.now
-		st.s.signal()
+		l.signal()
 		return
 	}
 	if st.ackAt.IsZero() {
 		st.ackAt = st.s.now.Add(ackDelay)
-		st.s.signal() // the pump learns of the new time to wake
+		l.signal() // the pump learns of the new time to wake
 	}
 }
 
@@ -75,16 +119,20 @@ func (st *Stream) grantLocked() {
 // Next appends the next frames to dst, as many as its capacity holds, and returns it: frames without
 // credit first, then ACKs, then DATA of each stream in turn. It returns dst unchanged when there is nothing
 // to send. cap(dst)−len(dst) must be at least HeaderLen + MaxPayload.
-func (s *Session) Next(dst []byte) []byte {
+func (l *Link) Next(dst []byte) []byte {
+	s := l.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err != nil {
+	if l.err != nil {
 		return dst
 	}
 	start := len(dst)
-	dst = s.nextControlLocked(dst)
-	for s.queue.len() > 0 && cap(dst)-len(dst) >= proto.HeaderLen+minData {
-		st := s.queue.pop()
+	dst = l.nextControlLocked(dst)
+	for l.queue.len() > 0 && cap(dst)-len(dst) >= proto.HeaderLen+minData {
+		st := l.queue.pop()
+		if st.link != l {
+			continue // moved
+		}
 		st.queued = false
 		if !st.ackAt.IsZero() { // the record goes anyway: one less later
 			dst = st.ackLocked(dst)
@@ -92,11 +140,11 @@ func (s *Session) Next(dst []byte) []byte {
 		dst = st.nextLocked(dst)
 		st.queueLocked()
 	}
-	if len(dst) > start && s.active.IsZero() {
-		s.active = s.now
+	if len(dst) > start && l.active.IsZero() {
+		l.active = s.now
 	}
-	if s.queue.len() > 0 || len(s.control) > 0 {
-		s.signal()
+	if l.queue.len() > 0 || len(l.control) > 0 {
+		l.signal()
 	}
 	return dst
 }
@@ -130,25 +178,25 @@ func (q *fifo) pop() *Stream {
 // minData is the least room for which a DATA frame is begun.
 const minData = 1024
 
-func (s *Session) nextControlLocked(dst []byte) []byte {
-	if s.pongs {
-		s.pongs = false
-		dst = s.message(dst, 0, &proto.Pong{Token: s.pongToken})
+func (l *Link) nextControlLocked(dst []byte) []byte {
+	if l.pongs {
+		l.pongs = false
+		dst = proto.AppendMessage(dst, &proto.Pong{Token: l.pongToken}, 0)
 	}
-	if s.wantPing {
-		s.wantPing = false
-		if s.pinged.IsZero() {
-			s.pinged = s.now
-			s.pingToken++
-			dst = s.message(dst, 0, &proto.Ping{Token: s.pingToken})
+	if l.wantPing {
+		l.wantPing = false
+		if l.pinged.IsZero() {
+			l.pinged = l.s.now
+			l.pingToken++
+			dst = proto.AppendMessage(dst, &proto.Ping{Token: l.pingToken}, 0)
 		}
 	}
-	n := wholeFrames(s.control, cap(dst)-len(dst))
-	dst = append(dst, s.control[:n]...)
-	if s.control = s.control[n:]; len(s.control) == 0 {
-		s.control = nil
+	n := wholeFrames(l.control, cap(dst)-len(dst))
+	dst = append(dst, l.control[:n]...)
+	if l.control = l.control[n:]; len(l.control) == 0 {
+		l.control = nil
 	}
-	return s.nextAcksLocked(dst)
+	return l.nextAcksLocked(dst)
 }
 
 // wholeFrames returns the length of as many frames of b as fit into room.
@@ -167,21 +215,22 @@ func wholeFrames(b []byte, room int) (n int) {
 	return n
 }
 
-func (s *Session) nextAcksLocked(dst []byte) []byte {
-	rest := s.acks[:0]
-	for _, st := range s.acks {
+func (l *Link) nextAcksLocked(dst []byte) []byte {
+	rest := l.acks[:0]
+	for _, st := range l.acks {
 		switch {
-		case st.state == over, st.ackAt.IsZero():
+		case st.link != l: // moved
+		case st.state != open, st.ackAt.IsZero():
 			st.inAcks = false
-		case st.ackAt.After(s.now) || cap(dst)-len(dst) < proto.HeaderLen+8:
+		case st.ackAt.After(l.s.now) || cap(dst)-len(dst) < proto.HeaderLen+8:
 			rest = append(rest, st)
 		default:
 			st.inAcks = false
 			dst = st.ackLocked(dst)
 		}
 	}
-	clear(s.acks[len(rest):])
-	s.acks = rest
+	clear(l.acks[len(rest):])
+	l.acks = rest
 	return dst
 }
 
@@ -200,17 +249,23 @@ func (st *Stream) ackLocked(dst []byte) []byte {
 	return dst
 }
 
-// nextLocked appends one frame of the stream.
+// lateLocked reports whether a reset has waited long enough for the bytes before it. The time counts from the first look at
+// it with a link.
+func (st *Stream) lateLocked() bool { return !st.rstUntil.IsZero() && !st.s.now.Before(st.rstUntil) }
+
+// nextLocked appends one frame of the stream, or its last bytes and its end.
 func (st *Stream) nextLocked(dst []byte) []byte {
-	if st.state == over || !st.sendableLocked() {
+	if !st.sendableLocked() {
 		return dst
 	}
 	left := st.sendEnd() - st.sendNext
-	if n := min(left, st.sendLimit-st.sendNext); n > 0 && st.state == open && !(st.rstQueued && !st.s.now.Before(st.rstUntil)) {
+	late := st.rstQueued && st.lateLocked() && st.state != resetting
+	if n := min(left, st.limitLocked()-min(st.sendNext, st.limitLocked())); n > 0 && st.state != opening && !late {
 		n = min(n, proto.MaxPayload, uint64(cap(dst)-len(dst)-proto.HeaderLen))
 		h := proto.Header{Type: proto.TypeData, Length: uint16(n), Stream: st.id, Offset: st.sendNext}
 		dst = st.send.peek(h.Append(dst), int(st.sendNext-st.sendAcked), int(n))
 		st.sendNext += n
+		st.sentMax = max(st.sentMax, st.sendNext)
 		if n < left || !st.rstQueued && !st.finQueued {
 			return dst
 		}
@@ -219,13 +274,13 @@ func (st *Stream) nextLocked(dst []byte) []byte {
 		}
 	}
 	if st.rstQueued {
+		st.rstSent = true
 		dst = header(dst, proto.TypeRst, 0, st.id, st.sendNext)
-		st.failLocked(errReset)
-		st.removeLocked()
+		st.buryLocked(resetting)
 		return dst
 	}
 	if st.finQueued && !st.finSent && st.sendEnd() == st.sendNext {
-		st.finSent = true
+		st.finSent, st.finEver = true, true
 		dst = header(dst, proto.TypeFin, 0, st.id, st.sendNext)
 	}
 	return dst

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -58,11 +59,13 @@ func (e *OpenError) Error() string {
 	return fmt.Sprintf("open: %s: %s", e.Code, e.Text)
 }
 
+func (e *OpenError) message() *proto.OpenFail { return &proto.OpenFail{Code: e.Code, Text: e.Text} }
+
 // Config is set once, but that an anchor's SESSION_OK replaces PeerWindow and MaxStreams at an agent. Windows are in
 // bytes; zero means the default.
 type Config struct {
 	Server     bool
-	ID         proto.SessionID // anchor: what SESSION_OK says
+	ID         proto.SessionID // anchor: what SESSION_OK says; zero: a random one
 	Grace      time.Duration   // anchor: what SESSION_OK says; its owner keeps to it
 	Window     int             // first window of each stream towards us, while memory lasts
 	PeerWindow int             // first window towards the peer where its OPEN or OPEN_OK says none
@@ -80,35 +83,29 @@ type Config struct {
 
 // Session is one end. It is safe for concurrent use.
 type Session struct {
-	cfg   Config
-	ready chan struct{} // 1-buffered: something may be to send
-	done  chan struct{} // closed at the end
+	cfg  Config
+	done chan struct{} // closed at the end
 
 	mu       sync.Mutex
-	err      error // why it ended; nil while it lives
+	id       proto.SessionID // zero at an agent before SESSION_OK
+	grace    time.Duration   // agent: what SESSION_OK says
+	epoch    uint32          // of the current set of links
+	begun    bool            // anchor: SESSION has come
+	err      error           // why it ended; nil while it lives
+	links    []*Link         // that live, of every set
 	streams  map[uint32]*Stream
-	lastID   uint32 // highest stream id opened
+	dead     int                 // of them, over but for the other end's word that it knows
+	orphans  int                 // of them, without a link
+	lastID   uint32              // highest stream id opened
+	missing  map[uint32]struct{} // lower ones that were not (anchor): their OPENs come on another link
 	now      time.Time
-	control  []byte    // whole frames that need no credit
-	queue    fifo      // streams with something to send, each once, in turn
-	acks     []*Stream // with an ACK to send at ackAt, each once
 	granted  int       // sum of the first windows
 	grown    int       // bytes of windows granted beyond the first
 	held     int       // bytes in send buffers
 	starved  []*Stream // whose writers wait for held to fall
 	tokens   float64   // OPENs the peer may send now
 	tokensAt time.Time
-	asked    bool // SESSION is not answered yet (agent)
-
-	heard      time.Time // last frame from the peer
-	active     time.Time // since when something is outstanding
-	pinged     time.Time // PING under way since; zero: none
-	pingToken  uint64
-	wantPing   bool
-	pongs      bool // a PONG is pending: one at a time
-	pongToken  uint64
-	srtt       time.Duration
-	resetUntil []*Stream // resets that wait for the bytes before them
+	resets   []*Stream // resets that wait for the bytes before them
 }
 
 // New returns a live session.
@@ -119,6 +116,9 @@ func New(cfg Config) *Session {
 		}
 	}
 	if cfg.Server {
+		if cfg.ID == (proto.SessionID{}) {
+			cfg.ID = proto.NewSessionID()
+		}
 		def(&cfg.Window, serverWindow)
 		def(&cfg.MaxSession, serverMaxSession)
 	}
@@ -131,16 +131,13 @@ func New(cfg Config) *Session {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Session{
-		cfg: cfg, ready: make(chan struct{}, 1), done: make(chan struct{}),
+		cfg: cfg, id: cfg.ID, done: make(chan struct{}),
 		streams: make(map[uint32]*Stream), tokens: openBurst,
 	}
 }
 
 // DefaultWindow is what SESSION and SESSION_OK announce. Each OPEN and OPEN_OK says its stream's own.
 const DefaultWindow = serverWindow
-
-// Ready is signalled when Next may have something, and when the session has ended.
-func (s *Session) Ready() <-chan struct{} { return s.ready }
 
 // Done is closed when the session has ended; Err says why.
 func (s *Session) Done() <-chan struct{} { return s.done }
@@ -152,39 +149,84 @@ func (s *Session) Err() error {
 	return s.err
 }
 
+// ID is the session's name at its anchor; zero at an agent before SESSION_OK.
+func (s *Session) ID() proto.SessionID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.id
+}
+
+// Grace is how long the anchor keeps the session without a link, as it said; 0: not known, or not at all.
+func (s *Session) Grace() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.grace
+}
+
+// Epoch counts the sets of links that the session has had.
+func (s *Session) Epoch() uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.epoch
+}
+
 // Streams returns how many streams there are.
 func (s *Session) Streams() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.streams)
+	return len(s.streams) - s.dead
 }
 
-// Heard is when the peer last said anything.
-func (s *Session) Heard() time.Time {
+// Links is how many links streams are written on; 0: the session waits for one.
+func (s *Session) Links() (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.heard
+	for _, l := range s.links {
+		if l.writableLocked() {
+			n++
+		}
+	}
+	return n
 }
 
-// SRTT is the smoothed round trip of PINGs; zero before the first.
+// Held is how many bytes are kept for the peer: written, and not acknowledged.
+func (s *Session) Held() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.held
+}
+
+// Heard is when the peer last said anything, on any link.
+func (s *Session) Heard() (at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.links {
+		if l.heard.After(at) {
+			at = l.heard
+		}
+	}
+	return at
+}
+
+// SRTT is the smoothed round trip of PINGs on the link that new streams get; zero before the first.
 func (s *Session) SRTT() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.srtt
+	if l := s.pickLocked(); l != nil {
+		return l.srtt
+	}
+	return 0
 }
 
-// Ping asks the peer for a sign of life.
+// Ping asks the peer for a sign of life on each link.
 func (s *Session) Ping() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.wantPing = true
-	s.signal()
-}
-
-func (s *Session) signal() {
-	select {
-	case s.ready <- struct{}{}:
-	default:
+	for _, l := range s.links {
+		if l.writableLocked() {
+			l.wantPing = true
+			l.signal()
+		}
 	}
 }
 
@@ -207,19 +249,11 @@ func (s *Session) closeLocked(err error) {
 		st.failLocked(errReset)
 		st.removeLocked()
 	}
-	s.queue, s.acks, s.starved, s.resetUntil, s.control = fifo{}, nil, nil, nil, nil
+	for _, l := range slices.Clone(s.links) {
+		l.endLocked(err)
+	}
+	s.starved, s.resets = nil, nil
 	close(s.done)
-	s.signal()
-}
-
-// ask has an agent's session begin with SESSION. Nobody waits for the answer, which Handle takes: OPENs may follow in
-// the same flight, since each says its own first credit.
-func (s *Session) ask() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.asked = true
-	s.control = s.message(s.control, 0, &proto.Session{Credit: DefaultWindow})
-	s.signal()
 }
 
 // Open opens a stream to a service and waits until the origin has accepted it. The error is an
@@ -254,8 +288,7 @@ func (s *Session) Begin(service string) (*Stream, error) {
 	}
 	s.lastID++
 	st := s.addLocked(s.lastID, service)
-	s.control = s.message(s.control, st.id, &proto.Open{Credit: uint32(st.first), Service: service})
-	s.signal()
+	st.moveLocked(s.pickLocked()) // OPEN goes with it
 	return st, nil
 }
 
@@ -269,12 +302,8 @@ func (s *Session) addLocked(id uint32, service string) *Stream {
 	st := newStream(s, id, first)
 	st.service = service
 	s.streams[id] = st
+	s.orphans++
 	return st
-}
-
-// message appends a message's one frame.
-func (s *Session) message(dst []byte, stream uint32, m proto.Message) []byte {
-	return proto.AppendMessage(dst, m, stream)
 }
 
 // header appends a frame that is only a header.

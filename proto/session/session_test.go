@@ -41,8 +41,9 @@ func newPair(t testing.TB, cfg Config, accept bool) *pair {
 		p.accepted <- st
 	}
 	p.agent, p.anchor = New(cfg), New(server)
-	p.wg.Go(func() { p.pump(p.agent, p.anchor) })
-	p.wg.Go(func() { p.pump(p.anchor, p.agent) })
+	near, far := liveLink(p.agent), liveLink(p.anchor)
+	p.wg.Go(func() { p.pump(near, far) })
+	p.wg.Go(func() { p.pump(far, near) })
 	t.Cleanup(p.close)
 	return p
 }
@@ -59,7 +60,7 @@ func (p *pair) close() {
 }
 
 // pump carries frames until from ends, or to refuses one.
-func (p *pair) pump(from, to *Session) {
+func (p *pair) pump(from, to *Link) {
 	buf := make([]byte, 0, 2*(proto.HeaderLen+proto.MaxPayload))
 	for {
 		next := from.Advance(time.Now())
@@ -266,23 +267,23 @@ func TestOpenTellsTheTruth(t *testing.T) {
 }
 
 func TestViolations(t *testing.T) {
-	data := func(off uint64, n int) func(*Session) error {
-		return func(s *Session) error {
+	data := func(off uint64, n int) func(*Link) error {
+		return func(s *Link) error {
 			return s.Handle(proto.Header{Type: proto.TypeData, Stream: 1, Offset: off, Length: uint16(n)}, make([]byte, n), time.Now())
 		}
 	}
-	frame := func(h proto.Header, b ...byte) func(*Session) error {
-		return func(s *Session) error { return s.Handle(h, b, time.Now()) }
+	frame := func(h proto.Header, b ...byte) func(*Link) error {
+		return func(s *Link) error { return s.Handle(h, b, time.Now()) }
 	}
 	for _, tc := range []struct {
 		rule string
-		do   func(*Session) error
+		do   func(*Link) error
 		ok   bool
 	}{
 		{"data in order", data(0, 100), true},
-		{"overlap is trimmed", func(s *Session) error { return errors.Join(data(0, 100)(s), data(50, 100)(s)) }, true},
+		{"overlap is trimmed", func(s *Link) error { return errors.Join(data(0, 100)(s), data(50, 100)(s)) }, true},
 		{"a gap", data(1, 100), false},
-		{"beyond the credit", func(s *Session) error {
+		{"beyond the credit", func(s *Link) error {
 			for off := uint64(0); ; off += 10_000 {
 				if err := data(off, 10_000)(s); err != nil {
 					if off < 50_000 {
@@ -300,22 +301,22 @@ func TestViolations(t *testing.T) {
 		{"ACK of a FIN that was not sent", frame(proto.Header{Type: proto.TypeAck, Flags: flagFin, Stream: 1, Length: 8}, 0, 0, 0, 0, 0, 0, 1, 0), false},
 		{"FIN before its bytes", frame(proto.Header{Type: proto.TypeFin, Stream: 1, Offset: 7}), false},
 		{"RST before its bytes", frame(proto.Header{Type: proto.TypeRst, Stream: 1, Offset: 7}), false},
-		{"data after the end", func(s *Session) error {
+		{"data after the end", func(s *Link) error {
 			return errors.Join(frame(proto.Header{Type: proto.TypeFin, Stream: 1})(s), data(0, 1)(s))
 		}, false},
 		{"FIN with bytes", frame(proto.Header{Type: proto.TypeFin, Stream: 1, Length: 1}, 'x'), false},
 		{"an unknown flag", frame(proto.Header{Type: proto.TypeFin, Flags: 0x80, Stream: 1}), false},
-		{"a second end elsewhere", func(s *Session) error {
+		{"a second end elsewhere", func(s *Link) error {
 			return errors.Join(frame(proto.Header{Type: proto.TypeFin, Stream: 1})(s), frame(proto.Header{Type: proto.TypeFin, Stream: 1, Offset: 1})(s))
 		}, false},
-		{"the same end again", func(s *Session) error {
+		{"the same end again", func(s *Link) error {
 			return errors.Join(frame(proto.Header{Type: proto.TypeFin, Stream: 1})(s), frame(proto.Header{Type: proto.TypeFin, Stream: 1})(s))
 		}, true},
 		{"a control frame", frame(proto.Header{Type: proto.TypeMigrate}), false},
 		{"answer to an OPEN from an agent", frame(proto.Header{Type: proto.TypeOpenOK, Stream: 1}), false},
 	} {
 		t.Run(tc.rule, func(t *testing.T) {
-			s := New(Config{Server: true, Window: 64 << 10, Accept: func(st *Stream, _ string) { st.AcceptOK() }})
+			s := liveLink(New(Config{Server: true, Window: 64 << 10, Accept: func(st *Stream, _ string) { st.AcceptOK() }}))
 			open := proto.AppendMessage(nil, &proto.Open{Service: "web"}, 1)
 			h, _ := proto.ParseHeader(open)
 			if err := s.Handle(h, open[proto.HeaderLen:], time.Now()); err != nil {
@@ -331,7 +332,7 @@ func TestViolations(t *testing.T) {
 
 func TestOpenAgainDialsOnce(t *testing.T) {
 	dials := 0
-	s := New(Config{Server: true, Accept: func(st *Stream, _ string) { dials++; st.AcceptOK() }})
+	s := liveLink(New(Config{Server: true, Accept: func(st *Stream, _ string) { dials++; st.AcceptOK() }}))
 	open := proto.AppendMessage(nil, &proto.Open{Service: "web"}, 1)
 	h, _ := proto.ParseHeader(open)
 	for range 3 {
@@ -346,7 +347,7 @@ func TestOpenAgainDialsOnce(t *testing.T) {
 
 func TestOpensAreLimited(t *testing.T) {
 	accepted := 0
-	s := New(Config{Server: true, MaxStreams: 1 << 20, Accept: func(st *Stream, _ string) { accepted++; st.AcceptOK() }})
+	s := liveLink(New(Config{Server: true, MaxStreams: 1 << 20, Accept: func(st *Stream, _ string) { accepted++; st.AcceptOK() }}))
 	now := time.Now()
 	for i := range uint32(openBurst + 500) {
 		open := proto.AppendMessage(nil, &proto.Open{Service: "web"}, i+1)
@@ -372,18 +373,19 @@ func TestSilentLinkIsGivenUp(t *testing.T) {
 	} {
 		t.Run(tc.why, func(t *testing.T) {
 			s := New(Config{})
+			l := liveLink(s)
 			now := now
-			s.Advance(now)
+			l.Advance(now)
 			if tc.outstanding {
 				go s.Open(t.Context(), "web")
-				<-s.Ready()
+				<-l.Ready()
 			}
 			buf := make([]byte, 0, 64<<10)
 			pinged := false
 			start := now
 			for s.Err() == nil && now.Sub(start) < time.Minute {
-				next := s.Advance(now)
-				for b := s.Next(buf); len(b) > 0; {
+				next := l.Advance(now)
+				for b := l.Next(buf); len(b) > 0; {
 					h, _ := proto.ParseHeader(b)
 					pinged = pinged || h.Type == proto.TypePing
 					b = b[proto.HeaderLen+int(h.Length):]

@@ -1,7 +1,6 @@
 package session
 
 import (
-	"errors"
 	"io"
 	"net"
 	"os"
@@ -18,9 +17,11 @@ var errReset error = syscall.ECONNRESET
 type streamState int
 
 const (
-	opening streamState = iota // OPEN is not answered
-	open
-	over // reset or removed
+	opening   streamState = iota // OPEN is not answered
+	open                         // bytes flow
+	resetting                    // given up here: it stays until the other end knows, by an RST that answers ours
+	failed                       // anchor: OPEN_FAIL was sent; as resetting
+	over                         // removed
 )
 
 // minSend is how much a writer may leave in the send buffer beyond its credit.
@@ -38,20 +39,26 @@ type Stream struct {
 	first int // first window towards us
 
 	// all below guarded by s.mu
-	cond    *sync.Cond
-	state   streamState
-	openErr error
-	err     error // what ended it; nil while it lives
+	cond     *sync.Cond
+	link     *Link // on which our direction is written; nil: it waits for one
+	state    streamState
+	openErr  *OpenError // the answer to OPEN that there is no connection
+	err      error      // what ended it; nil while it lives
+	accepted bool       // OPEN was answered with OPEN_OK
 
-	// offsets, absolute: sendAcked ≤ sendNext ≤ sendAcked + len(send), sendNext ≤ sendLimit
+	// offsets, absolute: sendAcked ≤ sendNext ≤ sendAcked + len(send), sendNext ≤ sendLimit; a new link begins again
+	// at sendAcked
 	send      buffer
 	sendAcked uint64
 	sendNext  uint64
+	sentMax   uint64 // the highest sendNext so far
 	sendLimit uint64
 	finQueued bool // the writer has ended
-	finSent   bool
+	finSent   bool // on this link
+	finEver   bool // on any
 	finAcked  bool
 	rstQueued bool
+	rstSent   bool // on this link
 	rstUntil  time.Time
 
 	// recvRead ≤ recvNext ≤ recvLimit
@@ -69,8 +76,8 @@ type Stream struct {
 	readClosed bool
 	closed     bool
 
-	queued  bool // in s.queue
-	inAcks  bool // in s.acks
+	queued  bool // in link.queue
+	inAcks  bool // in link.acks
 	starved bool // in s.starved
 
 	readDeadline, writeDeadline deadline
@@ -101,10 +108,15 @@ func (st *Stream) Opened() <-chan struct{} { return st.opened }
 func (st *Stream) Answer() error {
 	st.s.mu.Lock()
 	defer st.s.mu.Unlock()
-	if st.openErr != nil {
+	switch {
+	case st.openErr != nil:
 		return st.openErr
+	case st.s.err != nil:
+		return st.s.err
+	case !st.accepted:
+		return st.err
 	}
-	return st.s.err
+	return nil
 }
 
 // sendEnd is the offset after the last byte written.
@@ -122,9 +134,16 @@ func (st *Stream) AcceptOK() {
 	}
 	st.state = open
 	st.openedLocked()
-	st.s.control = st.s.message(st.s.control, st.id, &proto.OpenOK{Credit: uint32(st.first)})
-	st.s.signal()
+	st.answerLocked(&proto.OpenOK{Credit: uint32(st.first)})
 	st.queueLocked() // what was written before
+}
+
+// answerLocked answers OPEN where the stream is written; where that is nowhere, the agent will ask again.
+func (st *Stream) answerLocked(m proto.Message) {
+	if l := st.link; l != nil {
+		l.control = proto.AppendMessage(l.control, m, st.id)
+		l.signal()
+	}
 }
 
 // Fail answers the OPEN: there is no connection, and why.
@@ -134,11 +153,10 @@ func (st *Stream) Fail(code proto.OpenCode, text string) {
 	if st.state != opening || st.rstQueued {
 		return
 	}
-	text = text[:min(len(text), maxText)]
-	st.s.control = st.s.message(st.s.control, st.id, &proto.OpenFail{Code: code, Text: text})
-	st.s.signal()
+	st.openErr = &OpenError{code, text[:min(len(text), maxText)]}
+	st.answerLocked(st.openErr.message())
 	st.failLocked(errReset)
-	st.removeLocked()
+	st.buryLocked(failed)
 }
 
 // Read reads received bytes. After the peer's reset it gives what came before, then ECONNRESET; io.EOF
@@ -290,14 +308,16 @@ func (st *Stream) abortLocked() {
 		return
 	}
 	st.rstQueued = true
-	st.rstUntil = st.s.now.Add(rstDelay)
-	st.s.resetUntil = append(st.s.resetUntil, st)
+	st.s.resets = append(st.s.resets, st)
 	st.err = net.ErrClosed
 	st.readClosed = true
 	st.recv.reset()
 	st.openedLocked()
 	st.cond.Broadcast()
 	st.queueLocked()
+	if st.link != nil {
+		st.link.signal()
+	}
 }
 
 // openedLocked frees whoever waits for the answer to OPEN.
@@ -305,9 +325,7 @@ func (st *Stream) openedLocked() {
 	select {
 	case <-st.opened:
 	default:
-		if st.openErr == nil && st.state == opening {
-			st.openErr = errors.Join(net.ErrClosed, st.err)
-		}
+		st.accepted = st.state == open
 		close(st.opened)
 	}
 }
@@ -322,21 +340,57 @@ func (st *Stream) failLocked(err error) {
 	st.cond.Broadcast()
 }
 
+// ackedLocked forgets what the peer has received.
+func (st *Stream) ackedLocked(off uint64) {
+	if off > st.sendAcked {
+		st.dropSentLocked(int(off - st.sendAcked))
+		st.sendAcked = off
+	}
+	st.sendNext = max(st.sendNext, off)
+}
+
 // maybeRemoveLocked forgets a stream that is over in both directions.
 func (st *Stream) maybeRemoveLocked() {
-	if st.finAcked && st.finAt >= 0 && (st.recvRead == uint64(st.finAt) || st.readClosed) && st.ackFin {
+	if st.state == open && st.finAcked && st.finAt >= 0 && (st.recvRead == uint64(st.finAt) || st.readClosed) && st.ackFin {
 		st.removeLocked()
 	}
 }
 
-func (st *Stream) removeLocked() {
-	if st.state == over {
+// buryLocked ends the stream for its user. It stays known, with the bytes before its reset, until the other end has said
+// that it knows, however many links that takes.
+func (st *Stream) buryLocked(as streamState) {
+	if st.state == resetting || st.state == failed || st.state == over {
 		return
 	}
+	st.endLocked()
+	st.state = as
+	st.s.dead++
+}
+
+func (st *Stream) removeLocked() {
+	switch st.state {
+	case over:
+		return
+	case resetting, failed:
+		st.s.dead--
+	default:
+		st.endLocked()
+	}
 	st.state = over
+	st.dropSentLocked(st.send.n)
+	if st.link != nil {
+		st.link.streams--
+		st.link = nil
+	} else {
+		st.s.orphans--
+	}
+	delete(st.s.streams, st.id)
+}
+
+// endLocked gives back what the stream was granted, and tells its user.
+func (st *Stream) endLocked() {
 	st.s.granted -= st.first
 	st.s.grown -= int(st.window) - st.first
-	delete(st.s.streams, st.id)
 	close(st.done)
 }
 

@@ -20,12 +20,24 @@ import (
 type wireTest struct {
 	t   *testing.T
 	s   *Session
+	l   *Link
 	now time.Time
+}
+
+// liveLink is a link that is taken in already.
+func liveLink(s *Session) *Link {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.newLinkLocked(live)
+	l.confirmLocked()
+	<-l.ready
+	return l
 }
 
 func newWireTest(t *testing.T, cfg Config) *wireTest {
 	w := &wireTest{t: t, s: New(cfg), now: time.Unix(1_800_000_000, 0)}
-	w.s.Advance(w.now)
+	w.l = liveLink(w.s)
+	w.l.Advance(w.now)
 	return w
 }
 
@@ -47,7 +59,7 @@ func (w *wireTest) send(b []byte) error {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return w.s.Handle(h, b[proto.HeaderLen:], w.now)
+	return w.l.Handle(h, b[proto.HeaderLen:], w.now)
 }
 
 func (w *wireTest) mustSend(b []byte) {
@@ -64,9 +76,9 @@ func data(stream uint32, off uint64, b []byte) []byte {
 
 // sent returns what the session has to send now, a line for each frame.
 func (w *wireTest) sent() (out []string) {
-	w.s.Advance(w.now)
+	w.l.Advance(w.now)
 	for {
-		b := w.s.Next(make([]byte, 0, proto.HeaderLen+proto.MaxPayload))
+		b := w.l.Next(make([]byte, 0, proto.HeaderLen+proto.MaxPayload))
 		if len(b) == 0 {
 			return out
 		}
@@ -96,6 +108,9 @@ func describe(h proto.Header, payload []byte) string {
 	case proto.TypeFin:
 		return fmt.Sprintf("FIN %d at %d", h.Stream, h.Offset)
 	case proto.TypeRst:
+		if h.Flags != 0 {
+			return fmt.Sprintf("RST %d answered", h.Stream)
+		}
 		return fmt.Sprintf("RST %d at %d", h.Stream, h.Offset)
 	case proto.TypeSession:
 		return "SESSION"
@@ -119,7 +134,7 @@ func TestAcks(t *testing.T) {
 	w.mustSend(data(1, 0, make([]byte, 100)))
 	w.mustSend(data(1, 100, make([]byte, 100)))
 	w.want("a little is not acknowledged at once")
-	if next := w.s.Advance(w.now); next.Sub(w.now) > ackDelay {
+	if next := w.l.Advance(w.now); next.Sub(w.now) > ackDelay {
 		t.Errorf("wants to be called in %v, an ACK is due in %v", next.Sub(w.now), ackDelay)
 	}
 	w.now = w.now.Add(ackDelay)
@@ -164,7 +179,7 @@ func TestOpenAnsweredWhileGivenUp(t *testing.T) {
 		_, err := w.s.Open(ctx, "web")
 		failed <- err
 	}()
-	<-w.s.Ready()
+	<-w.l.Ready()
 	cancel()
 	if err := <-failed; !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v, want the context's error", err)
@@ -292,7 +307,7 @@ func TestCloseEndsStreams(t *testing.T) {
 	if _, err := st.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
 		t.Errorf("read: %v", err)
 	}
-	if err := w.s.Handle(proto.Header{Type: proto.TypePing}, nil, w.now); !errors.Is(err, ErrClosed) {
+	if err := w.l.Handle(proto.Header{Type: proto.TypePing}, nil, w.now); !errors.Is(err, ErrClosed) {
 		t.Errorf("a frame after the end: %v", err)
 	}
 }
@@ -305,8 +320,8 @@ func TestAnswersThatNobodyReads(t *testing.T) {
 			if !errors.Is(err, ErrProtocol) {
 				t.Errorf("got %v, want a violation", err)
 			}
-			if w.s.mu.Lock(); len(w.s.control) > maxControl+1024 {
-				t.Errorf("%d bytes kept", len(w.s.control))
+			if w.s.mu.Lock(); len(w.l.control) > maxControl+1024 {
+				t.Errorf("%d bytes kept", len(w.l.control))
 			}
 			w.s.mu.Unlock()
 			return
@@ -326,7 +341,7 @@ func TestSteadyStateDoesNotAllocate(t *testing.T) {
 		w.mustSend(in)
 		n, _ := st.Read(read)
 		st.Write(read[:n])
-		w.s.Next(buf)
+		w.l.Next(buf)
 		off += uint64(n)
 		binary.BigEndian.PutUint64(ack[8:], off)
 		binary.BigEndian.PutUint64(ack[16:], off+64<<10)
