@@ -279,20 +279,21 @@ func printTable(w io.Writer, file *figures.File) error {
 }
 
 func title(f figures.Figure) string {
-	s := f.ID
+	var s strings.Builder
+	s.WriteString(f.ID)
 	for _, k := range []string{"kind", "at", "moves", "sessions", "world", "rtt_ms"} {
 		v := f.Labels[k]
 		switch {
 		case v == "":
 		case k == "rtt_ms":
-			s += " " + v + " ms"
+			s.WriteString(" " + v + " ms")
 		case k == "moves" || k == "sessions":
-			s += " " + v + " " + k
+			s.WriteString(" " + v + " " + k)
 		default:
-			s += " " + v
+			s.WriteString(" " + v)
 		}
 	}
-	return s
+	return s.String()
 }
 
 func number(f figures.Figure) string {
