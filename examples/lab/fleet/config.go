@@ -53,7 +53,7 @@ type Node struct {
 func DefaultNodes() []Node {
 	nodes := []Node{
 		{"p1", Entry, []string{"p2", "p3"}}, {"p2", Hidden, []string{"p1", "p3"}}, {"p3", Hidden, []string{"p1", "p2"}},
-		{"e2", Entry, []string{"p2", "p3"}},
+		{"e2", Entry, []string{"p2", "p3", "p1"}},
 	}
 	if HaveAnchor {
 		nodes = append(nodes, Node{Name: "a1", Kind: Anchor})

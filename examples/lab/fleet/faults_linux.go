@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -63,26 +64,29 @@ func (f *Fleet) Revive(name string, env ...string) error {
 	return f.run(f.Namespace(name), name, env, f.proxyd(), "run", "--config", f.dirs.of(name).Config)
 }
 
-// Drain has an edge send its agents on, as before maintenance: a planned move. It returns when the edge has heard of it.
+// moveLimit is how long a command of a planned move watches the agents go.
+const moveLimit = "25s"
+
+// Drain has an edge send its agents on and take no others, as before maintenance: a planned move. It returns when they have gone.
 func (f *Fleet) Drain(ctx context.Context, name string) error {
-	_, err := f.order(ctx, name, "drain")
-	return err
+	return f.order(ctx, name, "drain", "--wait", moveLimit)
 }
 
-// Migrate has an edge send all its agents to another edge.
+// Undrain puts an edge back into service.
+func (f *Fleet) Undrain(ctx context.Context, name string) error {
+	return f.order(ctx, name, "drain", "--undo")
+}
+
+// Migrate has an edge send all its agents to another edge. It returns when they have gone.
 func (f *Fleet) Migrate(ctx context.Context, from, to string) error {
-	args := []string{"--all"}
-	if to != "" {
-		args = append(args, "--to", to)
-	}
-	_, err := f.order(ctx, from, "migrate", args...)
-	return err
+	return f.order(ctx, from, "migrate", "--all", "--to", to, "--wait", moveLimit)
 }
 
 // order is a command of proxyd to the one that runs, through its control socket.
-func (f *Fleet) order(ctx context.Context, name, command string, args ...string) (string, error) {
+func (f *Fleet) order(ctx context.Context, name, command string, args ...string) error {
 	p := f.dirs.of(name)
-	return RunOnce(ctx, f.Namespace(name), p, f.proxyd(), append([]string{command, "--config", p.Config}, args...)...)
+	_, err := RunOnce(ctx, f.Namespace(name), p, f.proxyd(), append([]string{command, "--config", p.Config}, args...)...)
+	return err
 }
 
 // ResetLinks resets every link of an edge: its agents get a RST, as from a middlebox that gave up. It says how many.
@@ -136,4 +140,24 @@ func UsageOf(pid int) (u Usage, err error) {
 	u.CPU = time.Duration(number(11)+number(12)) * tick
 	u.RSS = number(21) * int64(os.Getpagesize())
 	return u, errors.Join(errs...)
+}
+
+// CutPeers loses what goes between two nodes on the backplane, both ways. undo joins them again.
+func (f *Fleet) CutPeers(a, b string) (undo func() error, err error) {
+	undos := []func() error{}
+	undo = func() error {
+		var errs []error
+		for _, u := range undos {
+			errs = append(errs, u())
+		}
+		return errors.Join(errs...)
+	}
+	for _, x := range [][2]string{{a, b}, {b, a}} {
+		u, err := f.Namespace(x[0]).Drop(netip.Prefix{}, netip.PrefixFrom(placeOf(x[1]).backplane.Addr(), 32))
+		if err != nil {
+			return undo, errors.Join(fmt.Errorf("cut %s off from %s: %w", x[0], x[1], err), undo())
+		}
+		undos = append(undos, u)
+	}
+	return undo, nil
 }

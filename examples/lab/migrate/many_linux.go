@@ -54,10 +54,13 @@ func (r *run) moveAll(ctx context.Context, c *crowd) (m Many, err error) {
 		}
 	}
 	begin := time.Now()
-	if err := r.fleet.Migrate(ctx, "p1", "p2"); err != nil {
-		return m, err
+	told := make(chan error, 1)
+	go func() { told <- r.fleet.Migrate(ctx, "p1", "p2") }()
+	err = r.moving(ctx, c, begin, &m)
+	if told := <-told; told != nil { // a figure says how many are left
+		r.progress.Say("%v", told)
 	}
-	if err := r.moving(ctx, c, begin, &m); err != nil {
+	if err != nil {
 		return m, err
 	}
 	for at, node := range nodes {
