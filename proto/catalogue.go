@@ -63,6 +63,7 @@ type FleetNode struct {
 	Public     []netip.Addr   `json:"public,omitempty"`
 	LinkPort   uint16         `json:"link_port,omitempty"`
 	Backplane  netip.AddrPort `json:"backplane"`
+	Relay      []uint16       `json:"relay,omitempty"` // ports on the backplane's address for data links that edges pass on
 	Neighbours []NodeID       `json:"neighbours,omitempty"`
 }
 

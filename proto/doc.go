@@ -96,6 +96,28 @@
 //	20  link port  2                       64  tag key    16
 //	22  node id    8                       80  handle     16
 //
+// # Relay header
+//
+// A data link may end at another node than the edge that is dialled: the preamble's target, one of the
+// catalogue's anchors. The edge verifies the preamble as always, connects to a relay port of the anchor
+// over the backplane, writes this header in the preamble's place and passes all further bytes both ways:
+// TLS is between agent and anchor. A wrong header is never answered; without an anchor the agent gets a
+// sealed RETRY.
+//
+//	 0  magic    4  4d 53 72 01
+//	 4  version  1  1
+//	 5  edge     8  node id: the one at the other end of the key's peer link, and no other
+//	13  agent   16  the only one whose certificate TLS will accept
+//	29  address 18  the agent's address and port, as the edge sees it
+//	47  nonce   16  of the preamble; good once
+//	63  time     4  seconds since 1970, ±60 s
+//	67  key id   4
+//	71  MAC     16  HMAC-SHA256 over 0–70 under the key, cut
+//
+// Key (32) and key id (4) are the first and the last bytes of 36 that TLS exports (RFC 8446 section 7.5) from
+// the peer link of the two nodes, label "EXPORTER-ms-relay", no context. A key is good as long as its link, and
+// 60 s longer. That of a revoked node is good no more.
+//
 // # Frames
 //
 // Inside TLS there are frames, each at most one TLS record (16,384 bytes):
@@ -120,7 +142,8 @@
 //	11 OPEN_OK       ←    credit 4 (0: the session's)
 //	12 OPEN_FAIL     ←    code 1 (1 refused, 2 unreachable, 3 timed out, 4 denied, 5 busy), text
 //	13 DATA      both     bytes at the offset
-//	14 ACK       both     offset: all before it was received; credit 8: the offset sent up to at most
+//	14 ACK       both     offset: all before it was received; credit 8: the offset sent up to at most.
+//	                      Flag 4: write the stream on this link from now on
 //	15 FIN       both     offset: the final one; nothing else
 //	16 RST       both     offset: of the last byte before it; nothing else. Answered by an RST with flag 2
 //	20 PING, 21 PONG      token 8
@@ -150,6 +173,7 @@
 //	44 RENEW       A →    CSR bytes
 //	45 RENEW_OK      ←    n× certificate bytes
 //	46 GOAWAY        ←    reason text
+//	47 BOOT        A →    boot id 8, version text
 //
 // Between nodes, mutual TLS on the backplane:
 //

@@ -52,6 +52,7 @@ const (
 	TypeRenew     FrameType = 0x44
 	TypeRenewOK   FrameType = 0x45
 	TypeGoAway    FrameType = 0x46
+	TypeBoot      FrameType = 0x47
 
 	TypeHello      FrameType = 0x60
 	TypeUserInfo   FrameType = 0x61

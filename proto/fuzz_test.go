@@ -83,6 +83,24 @@ func FuzzPreamble(f *testing.F) {
 	})
 }
 
+func FuzzRelayHeader(f *testing.F) {
+	good := aRelay.Append(nil, aRelayKey)
+	f.Add(good)
+	f.Add(good[:RelayHeaderLen-1])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := ParseRelayHeader(b)
+		if err != nil {
+			return
+		}
+		if got := h.Append(nil, aRelayKey); !bytes.Equal(got[:relayMACAt], b[:relayMACAt]) {
+			t.Errorf("read %x, writes %x", b, got)
+		}
+		if h.Verify(b, aRelayKey, aTime) == nil && !bytes.Equal(b, good) && h.Time.Equal(aTime) {
+			t.Errorf("accepted %x", b)
+		}
+	})
+}
+
 // FuzzReply is about what is inside: what is around is authenticated (TestSealedReply).
 func FuzzReply(f *testing.F) {
 	var plain [sealedPlain]byte

@@ -39,7 +39,11 @@ var (
 	aTransfer = Reply{
 		Kind: ReplyTransfer, Targets: []Target{aTarget}, Round: 5, Client: netip.AddrPortFrom(aClient, 40000),
 	}
-	aToken = Token{
+	aRelay = RelayHeader{
+		Edge: anEdge, Agent: anAgent, Addr: netip.AddrPortFrom(aClient, 40000), Nonce: aNonce, Time: aTime, Key: RelayKeyID(seq(4, 0x70)),
+	}
+	aRelayKey = RelayKey(seq(32, 0x60))
+	aToken    = Token{
 		ID: anAgent, Role: RoleAgent, Expires: aTime, CAHash: [32]byte(seq(32, 1)), Secret: [32]byte(seq(32, 2)),
 		Entries: []Target{aTarget}, Signer: netip.MustParseAddrPort("198.18.9.1:7444"), Node: "p2",
 	}
@@ -83,7 +87,7 @@ func messages() []Message {
 		&OpenOK{Credit: 65536},
 		&OpenFail{Code: OpenTimedOut, Text: "no answer"},
 		&Ping{Token: 7}, &Pong{Token: 7},
-		&CatalogueMsg{Doc: []byte("{}")}, &GoAway{Reason: "stop"}, &keys,
+		&CatalogueMsg{Doc: []byte("{}")}, &GoAway{Reason: "stop"}, &Boot{ID: 8, Version: "v1"}, &keys,
 		&Renew{CSR: []byte("csr")}, &RenewOK{Chain: [][]byte{[]byte("leaf"), []byte("ca")}},
 		&Enrol{Token: anAgent, Secret: [32]byte(seq(32, 2)), CSR: []byte("csr"), As: "p2"},
 		&EnrolOK{
@@ -122,6 +126,7 @@ func golden() (names []string, is map[string][]byte) {
 		sealed := r.Seal(pre, keys)
 		add(fmt.Sprintf("sealed-%d", r.Kind), sealed[:])
 	}
+	add("relay-header", aRelay.Append(nil, aRelayKey))
 	add("header", Header{Type: TypeData, Flags: FlagMore, Length: 16368, Stream: 0x01020304, Offset: 0x05060708090a0b0c}.Append(nil))
 	for _, m := range messages() {
 		add(name(m), AppendMessage(nil, m, 9))

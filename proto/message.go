@@ -62,6 +62,8 @@ func newMessage(t FrameType) Message {
 		return new(RenewOK)
 	case TypeGoAway:
 		return new(GoAway)
+	case TypeBoot:
+		return new(Boot)
 	}
 	return newPeerMessage(t)
 }
@@ -223,6 +225,19 @@ type GoAway struct{ Reason string }
 func (*GoAway) Type() FrameType                 { return TypeGoAway }
 func (m *GoAway) AppendPayload(b []byte) []byte { return appendText(b, m.Reason) }
 func (m *GoAway) parse(d *decoder)              { m.Reason = d.text() }
+
+// Boot is the first message of an agent on a control link. ID is random at each start of an agent: two of one agent that take
+// turns are two machines with one identity.
+type Boot struct {
+	ID      uint64
+	Version string
+}
+
+func (*Boot) Type() FrameType { return TypeBoot }
+func (m *Boot) AppendPayload(b []byte) []byte {
+	return appendText(binary.BigEndian.AppendUint64(b, m.ID), m.Version)
+}
+func (m *Boot) parse(d *decoder) { m.ID, m.Version = d.u64(), d.text() }
 
 // MigrateID names a migration notification: the edge that sent it and its rising counter.
 type MigrateID struct {

@@ -19,6 +19,7 @@ const (
 	DefaultSocket     = "/run/migrationsensor/proxyd.sock"
 	DefaultLinkPort   = 7443
 	DefaultPeerPort   = 7444
+	relayPorts        = 4 // by default those after the backplane's: one port gives an edge about 28,000 connections
 )
 
 // Config is proxyd.toml. Services and nodes are declared on the signing node only, which gives them
@@ -40,6 +41,8 @@ type Config struct {
 	Attack     AttackConfig     `toml:"attack"`
 	SYNChecker SYNCheckerConfig `toml:"syn_checker"`
 	Firewall   FirewallConfig   `toml:"firewall"`
+	Admission  AdmissionConfig  `toml:"admission"`
+	StopWait   Duration         `toml:"stop_wait"` // a stop waits so long for its agents to go elsewhere; 0: not at all
 }
 
 // ServiceConfig is one [[service]]: a named origin and the addresses that clients dial for it.
@@ -50,6 +53,7 @@ type ServiceConfig struct {
 	Groups        []string         `toml:"groups"`         // agents that may use it; none: all
 	Plain         string           `toml:"plain"`          // clients without an agent during an attack: "drop" or "admit"
 	ProxyProtocol bool             `toml:"proxy_protocol"` // tell the origin the client's address
+	Anchors       []string         `toml:"anchors"`        // who may end its sessions, in order of preference; none: the fleet's order
 }
 
 // NodeConfig is one [[node]] of the fleet.
@@ -59,7 +63,8 @@ type NodeConfig struct {
 	Public     []netip.Addr   `toml:"public"` // at most one IPv4 and one IPv6
 	LinkPort   uint16         `toml:"link_port"`
 	Backplane  netip.AddrPort `toml:"backplane"`
-	Neighbours []string       `toml:"neighbours"` // to whom it gives a handover key, and where it sends its clients
+	RelayPorts []uint16       `toml:"relay_ports"` // on the backplane's address: where edges pass data links on to it
+	Neighbours []string       `toml:"neighbours"`  // to whom it gives a handover key, and where it sends its clients
 }
 
 // DetectorConfig is [detector]: the paper's interval, of which the Detector watches the last one in steps
@@ -94,6 +99,13 @@ type FirewallConfig struct {
 	Allow []netip.Prefix `toml:"allow"` // management: never dropped
 }
 
+// AdmissionConfig is [admission]: how many new links a second this edge takes; the others are told to
+// come again. Clients that it sends on are spread over the next proxy's, which it takes for the same.
+type AdmissionConfig struct {
+	Rate  int `toml:"rate"`  // 0: no limit
+	Burst int `toml:"burst"` // beyond it, at once
+}
+
 // Duration is a time.Duration written as "30s".
 type Duration struct{ time.Duration }
 
@@ -118,6 +130,8 @@ func DefaultConfig() Config {
 		},
 		Attack:     AttackConfig{Quiet: Duration{30 * time.Second}, SuspendAfter: Duration{30 * time.Second}},
 		SYNChecker: SYNCheckerConfig{P: 1},
+		Admission:  AdmissionConfig{Rate: 2000, Burst: 500},
+		StopWait:   Duration{5 * time.Second},
 	}
 }
 
@@ -168,6 +182,21 @@ func (c *Config) fill() {
 		if n := &c.Nodes[i]; n.LinkPort == 0 && len(n.Public) > 0 {
 			n.LinkPort = DefaultLinkPort
 		}
+		c.Nodes[i].fillRelayPorts()
+	}
+}
+
+// relays reports whether data links can end at this kind of node.
+func (n *NodeConfig) relays() bool {
+	return n.Kind == "anchor" || n.Kind == "entry" || n.Kind == "hidden"
+}
+
+func (n *NodeConfig) fillRelayPorts() {
+	if len(n.RelayPorts) > 0 || !n.relays() || int(n.Backplane.Port())+relayPorts > 0xffff {
+		return
+	}
+	for i := range uint16(relayPorts) {
+		n.RelayPorts = append(n.RelayPorts, n.Backplane.Port()+1+i)
 	}
 }
 

@@ -43,6 +43,8 @@ func (c *checker) check() {
 	c.nodes()
 	c.services()
 	c.neighbours()
+	c.relayPorts()
+	c.anchors()
 }
 
 // sorted is what was found, from the top of the file down.
@@ -73,6 +75,14 @@ func (c *checker) edge() {
 		if d.Duration < time.Second || d.Duration > 24*time.Hour {
 			c.wrong(key, fmt.Sprintf("%s is not between 1s and 24h", d), schema[key].fix)
 		}
+	}
+	if w := cfg.StopWait.Duration; w < 0 || w > time.Minute {
+		c.wrong("stop_wait", fmt.Sprintf("%s is not between 0s and 1m", w), schema["stop_wait"].fix)
+	}
+	if a := cfg.Admission; a.Rate < 0 || a.Rate > 1e6 {
+		c.wrong("admission.rate", fmt.Sprintf("%d is not between 0 and 1000000", a.Rate), schema["admission.rate"].fix)
+	} else if a.Rate > 0 && (a.Burst < 1 || a.Burst > 1e6) {
+		c.wrong("admission.burst", fmt.Sprintf("%d is not between 1 and 1000000", a.Burst), schema["admission.burst"].fix)
 	}
 	if p := cfg.SYNChecker.P; !(p >= 0 && p <= 1) {
 		c.wrong("syn_checker.p", fmt.Sprintf("%v is not between 0 and 1", p), schema["syn_checker.p"].fix)

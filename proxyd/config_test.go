@@ -2,6 +2,7 @@ package proxyd
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +35,13 @@ link_port = 7000
 backplane = "10.0.0.2:7444"
 `
 
+// goodAnchor goes behind goodConfig.
+const goodAnchor = `[[node]]
+name = "a1"
+kind = "anchor"
+backplane = "10.0.0.3:7444"
+`
+
 func TestConfig(t *testing.T) {
 	cfg, err := ParseConfig("f", []byte(goodConfig+"[detector]\ninterval='2s'\nthreshold = {syn = 5}\n[firewall]\nallow=['198.18.0.0/24']"))
 	if err != nil {
@@ -44,6 +52,9 @@ func TestConfig(t *testing.T) {
 	}
 	if th := cfg.Detector.Threshold; th.SYN != 5 || th.ICMP != 1000 || cfg.Detector.Interval.Duration != 2*time.Second {
 		t.Errorf("a key that is not written has its default: %+v", cfg.Detector)
+	}
+	if p := cfg.Nodes[2].RelayPorts; !slices.Equal(p, []uint16{7445, 7446, 7447, 7448}) || cfg.Nodes[0].RelayPorts != nil {
+		t.Errorf("relay ports of an edge %v, of the signing node %v", p, cfg.Nodes[0].RelayPorts)
 	}
 	if cfg.Services[0].Plain != "drop" || !cfg.Signing() || cfg.Firewall.Allow[0].Bits() != 24 {
 		t.Errorf("got %+v", cfg)
@@ -89,6 +100,17 @@ func TestConfigMistakes(t *testing.T) {
 		{"two IPv4 addresses", in(`"2001:2::10"]`, `"198.18.0.11"]`), `node[1].public: more than one IPv4 or IPv6 address`},
 		{"edge without address", in(`public = ["198.18.0.20"]`, ``), `node[2].public: an edge without a public address`},
 		{"unspecified address", in(`"198.18.0.20"`, `"0.0.0.0"`), `0.0.0.0 cannot be a public address`},
+		{"unknown anchor", in(`groups`, "anchors=['a9']\ngroups"), `f:9:10: service[0].anchors[0]: there is no node "a9": declare it`},
+		{"signer as anchor", in(`groups`, "anchors=['sign']\ngroups"), `"sign" is of kind "signer": anchors are nodes of kind anchor, or edges`},
+		{"anchor twice", in(`groups`, "anchors=['p2', 'p2']\ngroups"), `f:9:16: service[0].anchors[1]: "p2" twice`},
+		{"relay port is the backplane's", goodConfig + goodAnchor + "relay_ports = [7444]", `f:30:1: node[3].relay_ports: 10.0.0.3:7444 is also the backplane port of node "a1": use another port`},
+		{"relay port is a link port", in(`"10.0.0.2:7444"`, "'198.18.0.20:6997'"), `198.18.0.20:7000 is also the link port of node "p2"`},
+		{"relay port is a service's", in(`"10.0.0.1:7444"`, `"198.18.0.10:441"`), `198.18.0.10:443 is also an address of service "web"`},
+		{"relay port twice", goodConfig + goodAnchor + "relay_ports = [7, 7]", `10.0.0.3:7 is also a relay port of node "a1"`},
+		{"relay port 0", goodConfig + goodAnchor + "relay_ports = [0]", `0 is no port: write a list of ports`},
+		{"text for a relay port", goodConfig + goodAnchor + "relay_ports = ['7']", `node.relay_ports: item 1 is text in quotes: write a list of ports`},
+		{"no room for relay ports", in(`10.0.0.2:7444`, `10.0.0.2:65533`), `node[2].relay_ports: missing, and there are not four ports after the backplane's: write a list`},
+		{"relay ports of a signer", in(`kind = "signer"`, "kind = 'signer'\nrelay_ports=[1]"), `no data link ends at a node of kind "signer": remove it`},
 		{"bad kind", in(`"hidden"`, `"secret"`), `f:22:1: node[2].kind: "secret" is no kind of node: write "entry"`},
 	}
 	for _, tt := range tests {

@@ -42,14 +42,16 @@ var schema = map[string]keyKind{
 	"service.groups":         {list, `write a list of names, such as ["staff"]`},
 	"service.plain":          {str, `write "drop" or "admit"`},
 	"service.proxy_protocol": {truth, "write true or false"},
+	"service.anchors":        {list, `write a list of node names in order of preference, such as ["a1", "p2"], or leave it out`},
 
-	"node":            {multi, "write [[node]], once for each node"},
-	"node.name":       {str, `write a name of letters, digits and hyphens, such as "p1"`},
-	"node.kind":       {str, `write "entry", "hidden", "anchor" or "signer"`},
-	"node.public":     {list, `write a list of addresses, at most one IPv4 and one IPv6, such as ["203.0.113.10"]`},
-	"node.link_port":  {whole, "write a port from 1 to 65535, 7443 if in doubt"},
-	"node.backplane":  {str, `write an address with port, such as "10.0.0.1:7444"`},
-	"node.neighbours": {list, `write a list of node names, such as ["p2", "p3"]`},
+	"node":             {multi, "write [[node]], once for each node"},
+	"node.name":        {str, `write a name of letters, digits and hyphens, such as "p1"`},
+	"node.kind":        {str, `write "entry", "hidden", "anchor" or "signer"`},
+	"node.public":      {list, `write a list of addresses, at most one IPv4 and one IPv6, such as ["203.0.113.10"]`},
+	"node.link_port":   {whole, "write a port from 1 to 65535, 7443 if in doubt"},
+	"node.backplane":   {str, `write an address with port, such as "10.0.0.1:7444"`},
+	"node.relay_ports": {list, "write a list of ports, such as [7445, 7446], or leave it out: the four after the backplane's"},
+	"node.neighbours":  {list, `write a list of node names, such as ["p2", "p3"]`},
 
 	"detector":                {table, "write [detector]"},
 	"detector.interval":       {str, `write a duration, such as "1s"`},
@@ -66,6 +68,11 @@ var schema = map[string]keyKind{
 	"syn_checker":           {table, "write [syn_checker]"},
 	"syn_checker.p":         {num, "write a share from 0 to 1"},
 	"syn_checker.syn_limit": {num, "write SYN packets per second, 0 for no limit"},
+
+	"stop_wait":       {str, `write a duration of up to a minute, such as "5s", or "0s" to stop at once`},
+	"admission":       {table, "write [admission]"},
+	"admission.rate":  {whole, "write new links per second, 0 for no limit"},
+	"admission.burst": {whole, "write a number of links, 500 if in doubt"},
 
 	"firewall":       {table, "write [firewall]"},
 	"firewall.allow": {list, `write a list of prefixes, such as ["192.0.2.0/24"]`},
@@ -160,12 +167,20 @@ func (s *scanner) keyValue(path, name string, e *unstable.Node) {
 	i := 0
 	for it := v.Children(); it.Next(); i++ {
 		n := it.Node()
-		if n.Kind != unstable.String { // every list of this file is one of strings
+		if n.Kind != itemKind(name) {
 			s.mistake(at, name, fmt.Sprintf("item %d is %s", i+1, kindName(n.Kind)), schema[name].fix)
 			continue
 		}
 		s.places[fmt.Sprintf("%s[%d]", path, i)] = s.at(n)
 	}
+}
+
+// itemKind is what a list is of: strings, but for one.
+func itemKind(name string) unstable.Kind {
+	if name == "node.relay_ports" {
+		return unstable.Integer
+	}
+	return unstable.String
 }
 
 func join(path, key string) string {

@@ -1,6 +1,7 @@
 package proxyd
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -18,7 +20,10 @@ import (
 // ErrNotRunning says that nobody answers at the control socket.
 var ErrNotRunning = errors.New("proxyd is not running")
 
-const controlTimeout = 5 * time.Second
+const (
+	controlTimeout = 5 * time.Second
+	maxMoveRequest = 4 << 20
+)
 
 // ListenControl opens the control socket, for the owner of the process only. It removes one that a
 // killed process left behind, and refuses one that answers.
@@ -49,21 +54,36 @@ func ListenControl(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// ServeControl answers on the control socket until ctx is done: GET /status with the status as JSON,
-// POST /down by calling down, which must not block. It closes the listener, which removes the socket.
-func ServeControl(ctx context.Context, l net.Listener, status func() Status, down func()) error {
+// Controlled is what the control socket commands. *Proxy is the real one.
+type Controlled interface {
+	Status() Status
+	Agents() []AgentStatus
+	Move(ctx context.Context, req MoveRequest, report func(MoveProgress)) error
+	Undrain(ctx context.Context) error
+	Stop() // must not block
+}
+
+// ServeControl answers on the control socket until ctx is done, with JSON: GET /status and /agents;
+// POST /move with a MoveRequest, answered by one MoveProgress a line; POST /undrain; POST /down. What p
+// refuses is 409 with the sentence. It closes the listener, which removes the socket.
+func ServeControl(ctx context.Context, l net.Listener, p Controlled) error {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		_ = enc.Encode(status()) // the reader went away: nobody to tell
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, p.Status()) })
+	mux.HandleFunc("GET /agents", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, p.Agents()) })
+	mux.HandleFunc("POST /move", func(w http.ResponseWriter, r *http.Request) { serveMove(w, r, p) })
+	mux.HandleFunc("POST /undrain", func(w http.ResponseWriter, r *http.Request) {
+		if err := p.Undrain(r.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusConflict)
+		}
 	})
 	mux.HandleFunc("POST /down", func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusAccepted)
-		down()
+		p.Stop()
 	})
-	srv := http.Server{Handler: mux, ReadTimeout: controlTimeout, WriteTimeout: controlTimeout, MaxHeaderBytes: 4096}
+	srv := http.Server{
+		Handler: mux, ReadTimeout: controlTimeout, WriteTimeout: controlTimeout, MaxHeaderBytes: 4096,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
@@ -79,6 +99,39 @@ func ServeControl(ctx context.Context, l net.Listener, status func() Status, dow
 		return nil
 	}
 	return fmt.Errorf("control socket: %w", err)
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(v) // the reader went away: nobody to tell
+}
+
+// serveMove streams the progress of a planned move. It goes on if its reader goes away; only the
+// watching ends.
+func serveMove(w http.ResponseWriter, r *http.Request, p Controlled) {
+	var req MoveRequest
+	if err := json.NewDecoder(io.LimitReader(r.Body, maxMoveRequest)).Decode(&req); err != nil {
+		http.Error(w, fmt.Sprintf("request: %v", err), http.StatusBadRequest)
+		return
+	}
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Time{}) // what waits for the reader to go away is no read that is late
+	began := false
+	report := func(m MoveProgress) {
+		began = true
+		_ = rc.SetWriteDeadline(time.Now().Add(controlTimeout))
+		_ = json.NewEncoder(w).Encode(m) // the reader went away: ctx ends
+		_ = rc.Flush()
+	}
+	err := p.Move(r.Context(), req, report)
+	switch {
+	case err != nil && began:
+		report(MoveProgress{Over: true, Error: err.Error()})
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusConflict)
+	}
 }
 
 // ControlStatus asks the proxyd that listens at path for its status.
@@ -116,6 +169,23 @@ func ControlDown(ctx context.Context, path string) error {
 }
 
 func control(ctx context.Context, path, method, target string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
+	defer cancel()
+	resp, err := controlAsk(ctx, path, method, target, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
+	if err != nil {
+		return nil, fmt.Errorf("control socket %s: %w", path, err)
+	}
+	return body, nil
+}
+
+// controlAsk sends a request; its caller closes the body. A refusal is an error with the proxy's own
+// sentence.
+func controlAsk(ctx context.Context, path, method, target string, body io.Reader) (*http.Response, error) {
 	tr := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -123,11 +193,11 @@ func control(ctx context.Context, path, method, target string) ([]byte, error) {
 			return d.DialContext(ctx, "unix", path)
 		},
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://proxyd"+target, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://proxyd"+target, body)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := (&http.Client{Transport: tr, Timeout: controlTimeout}).Do(req)
+	resp, err := (&http.Client{Transport: tr}).Do(req)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
 		return nil, fmt.Errorf("%w: nobody answers at %s; start it with `proxyd run`, or name its configuration with --config", ErrNotRunning, path)
@@ -135,14 +205,58 @@ func control(ctx context.Context, path, method, target string) ([]byte, error) {
 		return nil, fmt.Errorf("control socket %s: %w; run this as the user that runs proxyd", path, err)
 	case err != nil:
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
+	case resp.StatusCode/100 == 2:
+		return resp, nil
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
+	why, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("control socket %s: %s: %w", path, resp.Status, err)
+	case resp.StatusCode == http.StatusConflict:
+		return nil, errors.New(strings.TrimSpace(string(why)))
+	}
+	return nil, fmt.Errorf("control socket %s: %s: %s", path, resp.Status, why)
+}
+
+// ControlAgents asks the proxyd that listens at path for its agents.
+func ControlAgents(ctx context.Context, path string) ([]AgentStatus, error) {
+	body, err := control(ctx, path, http.MethodGet, "/agents")
 	if err != nil {
-		return nil, fmt.Errorf("control socket %s: %w", path, err)
+		return nil, err
 	}
-	if resp.StatusCode/100 != 2 {
-		return nil, fmt.Errorf("control socket %s: %s: %s", path, resp.Status, body)
+	var out []AgentStatus
+	if err := json.Unmarshal(body, &out); err != nil {
+		return nil, fmt.Errorf("agents from %s: %w", path, err)
 	}
-	return body, nil
+	return out, nil
+}
+
+// ControlUndrain asks the proxyd that listens at path to serve again.
+func ControlUndrain(ctx context.Context, path string) error {
+	_, err := control(ctx, path, http.MethodPost, "/undrain")
+	return err
+}
+
+// ControlMove asks the proxyd that listens at path for a planned move and returns its last progress;
+// each one is reported before.
+func ControlMove(ctx context.Context, path string, req MoveRequest, report func(MoveProgress)) (last MoveProgress, err error) {
+	b, err := json.Marshal(req)
+	if err != nil {
+		return last, err
+	}
+	resp, err := controlAsk(ctx, path, http.MethodPost, "/move", bytes.NewReader(b))
+	if err != nil {
+		return last, err
+	}
+	defer resp.Body.Close()
+	for dec := json.NewDecoder(resp.Body); !last.Over; report(last) {
+		if err := dec.Decode(&last); err != nil {
+			return last, fmt.Errorf("the move goes on, but proxyd at %s tells no more of it: %w", path, err)
+		}
+	}
+	if last.Error != "" {
+		return last, errors.New(last.Error)
+	}
+	return last, nil
 }

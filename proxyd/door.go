@@ -100,14 +100,7 @@ func (d *door) open(addr netip.Addr, ttl time.Duration) {
 // welcome opens the door to a client that will come, or came: the first one wakes a standby.
 func (d *door) welcome(addr netip.Addr, ttl time.Duration) {
 	d.open(addr, ttl)
-	d.e.mu.Lock()
-	before := d.e.machine.state
-	d.e.machine.admitted(d.e.host.Now())
-	after, why := d.e.machine.state, d.e.machine.why
-	d.e.mu.Unlock()
-	if before != after {
-		d.e.log.Info("state changed", "from", before, "to", after, "why", why)
-	}
+	d.e.transition(func(m *machine, now time.Time) []action { m.admitted(now); return nil })
 	d.e.poke()
 }
 
@@ -134,7 +127,7 @@ func (d *door) verified(c synchecker.Client) (proto.Reply, bool) {
 		if r, ok := d.e.informer.Transfer(c.Verified, c.From); ok {
 			return r, true
 		}
-		if d.e.is(Suspended) {
+		if d.e.is(Suspended) || d.e.stopping.Load() {
 			return proto.Reply{Kind: proto.ReplyRetry, After: retryIn, Client: c.From}, true
 		}
 	}

@@ -39,22 +39,28 @@ type edge struct {
 	packets  *packethandler.Handler
 	checker  *synchecker.Checker
 	informer *informer.Informer
+	intake   *intake
 	firewall Firewall
 	counter  detect.Counter
 	detector *detect.Detector
 	wake     chan struct{} // 1-buffered: the loop looks at the load again
 	changed  chan struct{} // 1-buffered: the loop follows a new FLEET document
 
-	services atomic.Pointer[map[string]anchor.Service]
+	services services
 	verdict  atomic.Pointer[detect.Verdict]
+	stopping atomic.Bool // its agents are being sent on; no new link is taken
 
 	mu      sync.Mutex
 	machine *machine
 	counts  counts
+	drainTo proto.NodeID // of the operator's drain; zero: each client its own
 }
 
 // counts are the proxy's own, beside those of its components.
-type counts struct{ suspensions uint64 }
+type counts struct {
+	suspensions uint64
+	retries     uint64 // links told to come again, because too many came at once
+}
 
 func newEdge(p *Proxy) (*edge, error) {
 	self, ok := p.state.Self()
@@ -78,15 +84,10 @@ func newEdge(p *Proxy) (*edge, error) {
 		Interval:  p.cfg.Detector.Interval.Duration, Quiet: p.cfg.Detector.Interval.Duration,
 	})
 	e.machine = newMachine(e.hidden, p.cfg.Attack.Quiet.Duration, p.cfg.Attack.SuspendAfter.Duration, e.host.Now())
-	e.informer = informer.New(informer.Config{Self: self.ID, Peers: lazyPeers{p}, Now: e.host.Now, Log: p.log})
-	e.setServices(p.state.Doc())
-	origins := anchor.Config{Services: e.service, Dial: e.host.Dial, Log: p.log}
-	if h, ok := e.host.(interface {
-		Begin(origin string) (anchor.Dialing, bool)
-	}); ok {
-		origins.Begin = h.Begin
-	}
-	e.anchor = anchor.New(origins)
+	e.informer = informer.New(informer.Config{Self: self.ID, Peers: lazyPeers{p}, Rate: p.cfg.Admission.Rate, Now: e.host.Now, Log: p.log})
+	e.intake = newIntake(float64(p.cfg.Admission.Rate), float64(p.cfg.Admission.Burst), e.host.Now())
+	e.services.set(p.state.Doc())
+	e.anchor = newAnchor(p, &e.services)
 	e.packets = packethandler.New(packethandler.Config{
 		Services: e.plainServices(p.state.Doc()), Dial: e.host.Dial, Log: p.log,
 		Listen: func(a netip.AddrPort) (net.Listener, error) { return e.host.Listen(context.Background(), a) },
@@ -98,7 +99,7 @@ func newEdge(p *Proxy) (*edge, error) {
 		Node:   self.ID,
 		Keys:   e.keys,
 		Nonces: nonces,
-		Decide: e.decide, Control: e.control, Data: e.data, Enrol: e.enrol,
+		Decide: e.decide, Control: e.control, Data: e.data, Enrol: e.enrol, Relay: e.relay, Anchors: p.isAnchor,
 		Clock: e.host.Now, Log: p.log,
 	}
 	e.door.nonces = nonces
@@ -172,10 +173,12 @@ func (e *edge) start(ctx context.Context, g *errgroup.Group) {
 	part("Informer", e.informer.Run)
 	part("door", e.door.run)
 	part("states", e.loop)
+	part("anchor", e.anchor.Run)
 	part("firewall", e.firewall.Watch)
 	if !e.hidden {
 		part("Packet Handler", e.packets.Run)
 	}
+	e.p.serveRelayed(e.self, e.acceptor, part)
 	for _, a := range e.self.Public {
 		part("links", func(ctx context.Context) error {
 			l, err := e.host.Listen(ctx, netip.AddrPortFrom(a, e.self.LinkPort))
@@ -216,19 +219,6 @@ func (e *edge) firewallConfig(doc *proto.FleetDoc) firewall.Config {
 	}
 	cfg.PlainAdmit = func(a netip.AddrPort) bool { return admit[a] }
 	return cfg
-}
-
-func (e *edge) setServices(doc *proto.FleetDoc) {
-	m := make(map[string]anchor.Service, len(doc.Services))
-	for _, s := range doc.Services {
-		m[s.Name] = anchor.Service{Name: s.Name, Origin: s.Origin, Groups: s.Groups, ProxyProtocol: s.ProxyProtocol, Public: s.Public}
-	}
-	e.services.Store(&m)
-}
-
-func (e *edge) service(name string) (anchor.Service, bool) {
-	s, ok := (*e.services.Load())[name]
-	return s, ok
 }
 
 // poke makes the loop look again at once.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
@@ -25,37 +26,67 @@ const (
 // decide answers a verified preamble at the link listener: nil lets it in. Admitted clients never
 // meet the SYN Checker, so an attacked proxy sends them on here.
 func (e *edge) decide(v proto.Verified, from netip.AddrPort) *proto.Reply {
-	if v.Kind == proto.KindEnrol || e.is(Active) || e.is(Standby) {
+	stopping, state := e.stopping.Load(), e.state()
+	switch {
+	case v.Kind == proto.KindEnrol && !stopping:
 		return nil
+	case !stopping && (state == Active || state == Standby):
+		return e.admit(v, from)
 	}
-	if r, ok := e.informer.Transfer(v, from); ok {
-		return &r
+	if v.Kind != proto.KindEnrol { // a token's holder is told no hidden edge
+		if r, ok := e.informer.Transfer(v, from); ok {
+			return &r
+		}
 	}
-	if e.is(Suspended) {
+	if stopping || state == Suspended {
 		return &proto.Reply{Kind: proto.ReplyRetry, After: retryIn, Client: from}
 	}
-	return nil // no replacement: it serves, and says so in its state
+	return e.admit(v, from) // no replacement: it serves, and says so in its state
 }
 
-// data ends a data link: this edge is the session's anchor.
+// admit lets a link in, or tells it to come again when too many come at once. A probe costs no
+// handshake.
+func (e *edge) admit(v proto.Verified, from netip.AddrPort) *proto.Reply {
+	if v.Kind == proto.KindProbe {
+		return nil
+	}
+	again, ok := e.intake.take(e.host.Now(), rand.N[time.Duration])
+	if ok {
+		return nil
+	}
+	e.mu.Lock()
+	e.counts.retries++
+	e.mu.Unlock()
+	return &proto.Reply{Kind: proto.ReplyRetry, After: again, Client: from}
+}
+
+// data ends a data link: this edge is the session's anchor. The door is for agents that dial this node.
 func (e *edge) data(ctx context.Context, l *link.Link, v proto.Verified) {
-	e.came(l)
+	if l.Via.IsZero() {
+		e.came(l.Remote())
+	}
 	if err := e.anchor.Serve(ctx, l, l.Peer, l.Remote()); err != nil && !errors.Is(err, io.EOF) && ctx.Err() == nil {
 		e.log.Debug("data link ended", "agent", v.Agent, "addr", l.Remote(), "err", err)
 	}
 	e.poke()
 }
 
+// relay begins to pass a data link on to the anchor that it names.
+func (e *edge) relay(ctx context.Context, v proto.Verified, from netip.AddrPort) (net.Conn, error) {
+	e.came(from)
+	return e.p.dialAnchor(ctx, v, from)
+}
+
 // came keeps the door open for whoever has a link.
-func (e *edge) came(l *link.Link) {
+func (e *edge) came(from netip.AddrPort) {
 	if e.hidden {
-		e.door.welcome(l.Remote().Addr(), refreshFor)
+		e.door.welcome(from.Addr(), refreshFor)
 	}
 }
 
 // control ends a control link: the agent is one of those that a migration moves.
 func (e *edge) control(ctx context.Context, l *link.Link, v proto.Verified) {
-	e.came(l)
+	e.came(l.Remote())
 	send, stop := sender(l)
 	defer stop()
 	if err := e.introduce(send, v.Agent); err != nil {
@@ -63,10 +94,8 @@ func (e *edge) control(ctx context.Context, l *link.Link, v proto.Verified) {
 		return
 	}
 	m := &informer.Member{Agent: v.Agent, Addr: l.Remote(), Send: send}
-	for _, s := range e.anchor.Sessions() {
-		if s.Agent == v.Agent {
-			m.Session, m.Services = s.ID, s.Services
-		}
+	for _, s := range e.anchor.SessionsOf(v.Agent) {
+		m.Session, m.Services = s.ID, s.Services
 	}
 	leave := e.informer.Join(m)
 	defer e.poke()

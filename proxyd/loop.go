@@ -13,9 +13,6 @@ import (
 
 const loopEvery = 200 * time.Millisecond
 
-// errSuspended is why streams end that did not finish before the deadline.
-var errSuspended = errors.New("the proxy is suspended")
-
 // detect feeds the DDoS Detector and tells the machine what it finds.
 func (e *edge) detect(ctx context.Context) error {
 	defer e.counter.Close()
@@ -70,15 +67,17 @@ func (e *edge) loop(ctx context.Context) error {
 		if v := e.verdict.Load(); v != nil {
 			attacked = v.Attack
 		}
-		for _, a := range e.step(attacked, was) {
-			if err := e.act(ctx, a); err != nil {
-				return err
-			}
+		if err := e.actAll(ctx, e.step(attacked, was)); err != nil {
+			return err
 		}
 		was = attacked
 		e.door.refresh()
-		if e.is(Defending) || e.is(Suspended) { // suspended: those whose link was being made meanwhile
+		switch e.state() {
+		case Defending, Suspended: // suspended: those whose link was being made meanwhile
 			e.informer.Migrate(ctx, e.p.cfg.Attack.SuspendAfter.Duration)
+		case Draining: // there is no hurry
+			e.informer.Migrate(ctx, 0)
+		case Standby, Active:
 		}
 		select {
 		case <-ctx.Done():
@@ -93,20 +92,28 @@ func (e *edge) loop(ctx context.Context) error {
 
 // step advances the machine by what happened since the last one.
 func (e *edge) step(attacked, was bool) (acts []action) {
-	now := e.host.Now()
 	l := e.load()
+	return e.transition(func(m *machine, now time.Time) (acts []action) {
+		switch {
+		case attacked && (!was || m.state == Active || m.state == Draining):
+			acts = m.alarm(now, e.verdict.Load().Why())
+		case !attacked && was:
+			m.over(now)
+		}
+		if len(acts) == 0 { // the load is of before a round that just began
+			acts = m.advance(now, l)
+		}
+		return acts
+	})
+}
+
+// transition gives the machine an event, and logs what changes.
+func (e *edge) transition(event func(m *machine, now time.Time) []action) []action {
+	now := e.host.Now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	before := e.machine.state
-	switch {
-	case attacked && (!was || before == Active):
-		acts = e.machine.alarm(now, e.verdict.Load().Why())
-	case !attacked && was:
-		e.machine.over(now)
-	}
-	if len(acts) == 0 { // the load is of before a round that just began
-		acts = e.machine.advance(now, l)
-	}
+	acts := event(e.machine, now)
 	if e.machine.state != before {
 		e.log.Info("state changed", "from", before, "to", e.machine.state, "why", e.machine.why)
 	}
@@ -118,15 +125,26 @@ func (e *edge) load() load {
 	connected, unmoved := e.informer.Members()
 	return load{
 		clients: connected, unmoved: unmoved,
-		streams:  e.anchor.Streams() + e.packets.Stats().Open,
+		carried:  e.acceptor.DataLinks() + e.packets.Stats().Open,
 		admitted: e.firewall.Admitted(), replacement: e.informer.Replacement(),
 	}
 }
 
-func (e *edge) is(s State) bool {
+func (e *edge) state() State {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.machine.state == s
+	return e.machine.state
+}
+
+func (e *edge) is(s State) bool { return e.state() == s }
+
+func (e *edge) actAll(ctx context.Context, acts []action) error {
+	for _, a := range acts {
+		if err := e.act(ctx, a); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (e *edge) act(ctx context.Context, a action) error {
@@ -138,7 +156,7 @@ func (e *edge) act(ctx context.Context, a action) error {
 		e.counts.suspensions++
 		e.mu.Unlock()
 		e.packets.SetForwarding(false)
-		e.anchor.CloseAll(errSuspended)
+		e.acceptor.CloseData() // the links, not the sessions: those go on over another edge
 	case actRelax:
 		e.packets.SetForwarding(true)
 		mode := synchecker.Off
@@ -146,6 +164,15 @@ func (e *edge) act(ctx context.Context, a action) error {
 			mode = synchecker.Dark
 		}
 		return errors.Join(e.checker.SetMode(mode), e.firewall.Relax())
+	case actDrain:
+		e.mu.Lock()
+		to := e.drainTo
+		e.mu.Unlock()
+		e.informer.Prefer(to)
+		e.begin()
+	case actStay:
+		e.informer.Prefer(proto.NodeID{})
+		e.begin()
 	case actAlone:
 		e.log.Error("attacked, and no replacement: no neighbour is free; verified agents are admitted here. Add hidden edges or neighbours on the signing node")
 	}
@@ -173,8 +200,14 @@ func (e *edge) defend(ctx context.Context) error {
 			return err
 		}
 	}
-	round := uint64(e.host.Now().UnixMilli())
-	e.informer.Begin(round)
-	e.log.Info("defending", "round", round, "live", len(flows))
+	e.informer.Prefer(proto.NodeID{}) // what was asked for in peace
+	e.log.Info("defending", "round", e.begin(), "live", len(flows))
 	return nil
+}
+
+// begin starts a round: nobody has been told anything yet.
+func (e *edge) begin() (round uint64) {
+	round = uint64(e.host.Now().UnixMilli())
+	e.informer.Begin(round)
+	return round
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"migrationsensor/proto"
+	"migrationsensor/proxyd/fleet"
 	"migrationsensor/proxyd/informer"
 )
 
@@ -37,8 +38,12 @@ func (e *edge) Ratify(from proto.NodeID, m *proto.Ratify) proto.Message {
 
 // busy says why no client can be taken over; empty: they can.
 func (e *edge) busy() string {
-	if v := e.verdict.Load(); v != nil && v.Attack || e.is(Defending) || e.is(Suspended) {
+	state := e.state()
+	if v := e.verdict.Load(); v != nil && v.Attack || state == Defending {
 		return "under attack"
+	}
+	if why := away(string(e.says(state))); why != "" {
+		return why
 	}
 	if e.busyness() > busyAbove {
 		return "full"
@@ -54,6 +59,35 @@ const maxStreams = 65536
 // Heartbeat is what a peer says of itself.
 func (e *edge) Heartbeat(from proto.NodeID, m *proto.Heartbeat) {
 	e.informer.Heard(from, true, m.UnderAttack)
+	e.informer.Away(from, away(m.State))
+}
+
+// stopping is what a heartbeat says in the state's place before the proxy stops.
+const stopping State = "stopping"
+
+// away says why a proxy that tells this state takes no clients over though it is not attacked; empty:
+// it does.
+func away(state string) string {
+	switch s := State(state); s {
+	case Draining, Suspended, stopping:
+		return state
+	case Standby, Active, Defending:
+	}
+	return ""
+}
+
+// says is what this node tells the others of its state.
+func (e *edge) says(s State) State {
+	if e.stopping.Load() {
+		return stopping
+	}
+	return s
+}
+
+// announce tells the peers of a change now, not at the next heartbeat.
+func (e *edge) announce() {
+	b := e.heartbeat()
+	e.p.peers.Broadcast(&b)
 }
 
 // Handover is a neighbour's key: clients can be sent there from now on.
@@ -61,11 +95,12 @@ func (e *edge) Handover(proto.NodeID, *proto.Handover) { e.informer.SetNeighbour
 
 // FleetChanged takes new services, nodes and neighbours over.
 func (e *edge) FleetChanged(doc *proto.FleetDoc, _ []byte) {
-	if self, ok := doc.Node(e.self.ID); !ok || self.Kind != e.self.Kind || self.LinkPort != e.self.LinkPort || !slices.Equal(self.Public, e.self.Public) {
+	if self, ok := doc.Node(e.self.ID); !ok || self.Kind != e.self.Kind || self.LinkPort != e.self.LinkPort ||
+		self.Backplane != e.self.Backplane || !slices.Equal(self.Relay, e.self.Relay) || !slices.Equal(self.Public, e.self.Public) {
 		e.log.Warn("the signing node declares this node differently now: restart proxyd to follow")
 	}
 	e.p.state.FillKeyring(e.keys)
-	e.setServices(doc)
+	e.services.set(doc)
 	e.informer.SetNeighbours(e.neighbours())
 	e.informer.Tell(&proto.CatalogueMsg{Doc: e.p.state.Catalogue()})
 	select { // the reader of a link calls us: the loop waits for the kernel
@@ -77,16 +112,15 @@ func (e *edge) FleetChanged(doc *proto.FleetDoc, _ []byte) {
 
 // heartbeat is what this node says of itself each second.
 func (e *edge) heartbeat() proto.Heartbeat {
-	e.mu.Lock()
-	state := e.machine.state
-	e.mu.Unlock()
+	state := e.state()
 	v := e.verdict.Load()
 	for id, s := range e.p.peers.Up() { // also the moment to notice peers that fell silent
 		if !s.Up {
 			e.informer.Heard(id, false, false)
 		}
 	}
-	return proto.Heartbeat{Load: e.busyness(), UnderAttack: v != nil && v.Attack || state == Defending, State: string(state)}
+	e.p.endCutOff(e.acceptor)
+	return proto.Heartbeat{Load: e.busyness(), UnderAttack: v != nil && v.Attack || state == Defending, State: string(e.says(state))}
 }
 
 // neighbours are this edge's possible next proxies, with the keys they gave.
@@ -99,7 +133,7 @@ func (e *edge) neighbours() (out []informer.Neighbour) {
 		if !ok || len(n.Public) == 0 {
 			continue
 		}
-		nb := informer.Neighbour{Node: id, Name: n.Name, Port: n.LinkPort}
+		nb := informer.Neighbour{Node: id, Name: n.Name, Port: n.LinkPort, Entry: n.Kind == fleet.KindEntry}
 		for _, a := range n.Public {
 			if a.Is4() {
 				nb.Addr4 = a

@@ -13,6 +13,10 @@ import (
 //	   │     hidden, empty, quiet    │ quiet (entry)   │  └─────┘
 //	   │                             │                 ▼ all moved, or the deadline
 //	   └──────────── quiet (hidden) ─┴──────────── suspended
+//
+// An operator may take a proxy out of service: from standby and active it becomes draining, which is
+// defending without an attack, and it stays so. An attack makes it defend like any other; when that is
+// over it drains again.
 type State string
 
 // The states, as status shows them.
@@ -21,6 +25,7 @@ const (
 	Active    State = "active"    // serves
 	Defending State = "defending" // attacked: its clients are being sent on
 	Suspended State = "suspended" // the paper's temporary suspension: off the path
+	Draining  State = "draining"  // an operator sends its clients on; the door is as in peace
 )
 
 // action is what the proxy has to do after an event. The machine does nothing itself.
@@ -31,6 +36,8 @@ const (
 	actSuspend               // give up what is left, forward nothing
 	actRelax                 // open as in peace, forward again
 	actAlone                 // say loudly that nobody can take over
+	actDrain                 // begin a round without an attack: nothing at the door changes
+	actStay                  // the round of an operator is over: clients stay
 )
 
 // machine is the proxy's state. It reads no clock and owns nothing; its owner calls it under a lock
@@ -38,7 +45,7 @@ const (
 type machine struct {
 	hidden       bool
 	quiet        time.Duration // without attack (and clients) before it returns
-	suspendAfter time.Duration // deadline for streams that go on through an attacked proxy
+	suspendAfter time.Duration // deadline for links that go on through an attacked proxy
 
 	state    State
 	since    time.Time
@@ -46,7 +53,8 @@ type machine struct {
 	deadline time.Time // defending: when what is left is given up
 	calm     time.Time // since when nothing argues against returning; zero: something does
 	attacked bool
-	alone    bool // defending with no replacement
+	alone    bool   // defending with no replacement
+	drained  string // why an operator sends its clients on; empty: he does not
 }
 
 func newMachine(hidden bool, quiet, suspendAfter time.Duration, now time.Time) *machine {
@@ -69,7 +77,7 @@ func (m *machine) set(s State, now time.Time, why string) {
 func (m *machine) alarm(now time.Time, why string) []action {
 	m.attacked = true
 	switch m.state {
-	case Active:
+	case Active, Draining:
 		m.set(Defending, now, why)
 		m.deadline = now.Add(m.suspendAfter)
 		m.alone = false
@@ -95,10 +103,34 @@ func (m *machine) admitted(now time.Time) {
 	}
 }
 
+// drain: an operator takes the proxy out of service until undrain.
+func (m *machine) drain(now time.Time, why string) []action {
+	m.drained = why
+	switch m.state {
+	case Standby, Active, Draining: // a second time: to another place
+		m.set(Draining, now, why)
+		return []action{actDrain}
+	case Defending, Suspended: // its clients are being sent on already; it drains when that is over
+	default:
+		panic(fmt.Sprintf("BUG: unhandled state %q", m.state))
+	}
+	return nil
+}
+
+// undrain puts it back into service. A hidden one is in standby again when it is empty.
+func (m *machine) undrain(now time.Time) []action {
+	m.drained = ""
+	if m.state != Draining {
+		return nil
+	}
+	m.set(Active, now, "an operator put it back into service")
+	return []action{actStay}
+}
+
 // load is what a proxy still carries.
 type load struct {
 	clients     int  // connected agents
-	streams     int  // established connections through it, plain ones included
+	carried     int  // data links and plain connections through it
 	unmoved     int  // connected agents that have not acknowledged their move
 	admitted    int  // addresses whose door is open
 	replacement bool // some neighbour may take clients
@@ -107,9 +139,9 @@ type load struct {
 // advance is called when time passes or the load changes.
 func (m *machine) advance(now time.Time, l load) []action {
 	switch m.state {
-	case Standby:
+	case Standby, Draining:
 	case Active:
-		if m.hidden && l.clients == 0 && l.streams == 0 && l.admitted == 0 && !m.attacked {
+		if m.hidden && l.clients == 0 && l.carried == 0 && l.admitted == 0 && !m.attacked {
 			if m.calmFor(now) {
 				m.set(Standby, now, "hidden and empty for the quiet time")
 			}
@@ -124,8 +156,7 @@ func (m *machine) advance(now time.Time, l load) []action {
 			return nil
 		}
 		if m.calmFor(now) {
-			m.comeBack(now)
-			return []action{actRelax}
+			return m.comeBack(now)
 		}
 	default:
 		panic(fmt.Sprintf("BUG: unhandled state %q", m.state))
@@ -136,8 +167,7 @@ func (m *machine) advance(now time.Time, l load) []action {
 func (m *machine) advanceDefending(now time.Time, l load) []action {
 	if !l.replacement {
 		if !m.attacked && m.calmFor(now) {
-			m.comeBack(now)
-			return []action{actRelax}
+			return m.comeBack(now)
 		}
 		m.deadline = now.Add(m.suspendAfter) // it begins when there is somewhere to go
 		if m.alone {
@@ -149,10 +179,10 @@ func (m *machine) advanceDefending(now time.Time, l load) []action {
 	}
 	m.alone = false
 	switch {
-	case l.unmoved == 0 && l.streams == 0:
+	case l.unmoved == 0 && l.carried == 0:
 		m.set(Suspended, now, m.why+"; every client has moved")
 	case !now.Before(m.deadline):
-		m.set(Suspended, now, fmt.Sprintf("%s; deadline of %s over with %d streams left", m.why, m.suspendAfter, l.streams))
+		m.set(Suspended, now, fmt.Sprintf("%s; deadline of %s over with %d links and connections left", m.why, m.suspendAfter, l.carried))
 	default:
 		return nil
 	}
@@ -160,12 +190,18 @@ func (m *machine) advanceDefending(now time.Time, l load) []action {
 }
 
 // comeBack ends a round: the proxy is what it was before.
-func (m *machine) comeBack(now time.Time) {
-	if m.hidden {
-		m.set(Standby, now, fmt.Sprintf("quiet for %s", m.quiet))
-	} else {
-		m.set(Active, now, fmt.Sprintf("quiet for %s", m.quiet))
+func (m *machine) comeBack(now time.Time) []action {
+	quiet := fmt.Sprintf("quiet for %s", m.quiet)
+	switch {
+	case m.drained != "":
+		m.set(Draining, now, m.drained)
+		return []action{actRelax, actDrain}
+	case m.hidden:
+		m.set(Standby, now, quiet)
+	default:
+		m.set(Active, now, quiet)
 	}
+	return []action{actRelax}
 }
 
 // calmFor reports whether it has been calm for the quiet time, and starts counting if it just began.

@@ -20,13 +20,15 @@ func TestStates(t *testing.T) {
 	alarm := func(m *machine, now time.Time) []action { return m.alarm(now, "SYN 5000/s") }
 	over := func(m *machine, now time.Time) []action { m.over(now); return nil }
 	admit := func(m *machine, now time.Time) []action { m.admitted(now); return nil }
+	drain := func(m *machine, now time.Time) []action { return m.drain(now, "maintenance") }
+	undo := func(m *machine, now time.Time) []action { return m.undrain(now) }
 	with := func(l load) func(*machine, time.Time) []action {
 		return func(m *machine, now time.Time) []action { return m.advance(now, l) }
 	}
-	busy := load{clients: 2, streams: 3, unmoved: 2, replacement: true}
-	acked := load{clients: 2, streams: 3, replacement: true}
+	busy := load{clients: 2, carried: 3, unmoved: 2, replacement: true}
+	acked := load{clients: 2, carried: 3, replacement: true}
 	moved := load{replacement: true}
-	alone := load{clients: 2, streams: 3, unmoved: 2}
+	alone := load{clients: 2, carried: 3, unmoved: 2}
 
 	for _, tc := range []struct {
 		name   string
@@ -94,6 +96,41 @@ func TestStates(t *testing.T) {
 			{"quiet begins", 0, with(moved), Suspended, nil},
 			{"quiet is over", quiet, with(moved), Standby, []action{actRelax}},
 		}},
+		{"entry: drained, and back into service", false, []step{
+			{"an operator drains it", 0, drain, Draining, []action{actDrain}},
+			{"its clients go", time.Second, with(busy), Draining, nil},
+			{"it stays drained when they are gone", time.Hour, with(moved), Draining, nil},
+			{"nobody to take over any more is no reason to end", time.Hour, with(alone), Draining, nil},
+			{"drained again, to another place", 0, drain, Draining, []action{actDrain}},
+			{"undone", 0, undo, Active, []action{actStay}},
+			{"undone twice", 0, undo, Active, nil},
+		}},
+		{"entry: attacked while it drains", false, []step{
+			{"an operator drains it", 0, drain, Draining, []action{actDrain}},
+			{"the alarm makes it defend", time.Second, alarm, Defending, []action{actDefend}},
+			{"drained once more changes nothing now", 0, drain, Defending, nil},
+			{"all moved", time.Second, with(moved), Suspended, []action{actSuspend}},
+			{"the attack ends", 0, over, Suspended, nil},
+			{"quiet begins", 0, with(moved), Suspended, nil},
+			{"it drains again, with its door open", quiet, with(moved), Draining, []action{actRelax, actDrain}},
+			{"undone", 0, undo, Active, []action{actStay}},
+		}},
+		{"entry: undone during the attack", false, []step{
+			{"alarm", 0, alarm, Defending, []action{actDefend}},
+			{"an operator drains it", 0, drain, Defending, nil},
+			{"all moved", time.Second, with(moved), Suspended, []action{actSuspend}},
+			{"undone", 0, undo, Suspended, nil},
+			{"the attack ends", 0, over, Suspended, nil},
+			{"quiet begins", 0, with(moved), Suspended, nil},
+			{"quiet is over", quiet, with(moved), Active, []action{actRelax}},
+		}},
+		{"hidden: drained in standby", true, []step{
+			{"an operator drains it", 0, drain, Draining, []action{actDrain}},
+			{"a client comes all the same", 0, admit, Draining, nil},
+			{"undone", time.Second, undo, Active, []action{actStay}},
+			{"empty, quiet begins", 0, with(moved), Active, nil},
+			{"quiet is over", quiet, with(moved), Standby, nil},
+		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			now := time.Unix(1_800_000_000, 0)
@@ -106,6 +143,32 @@ func TestStates(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// F43: an attack that goes on and off every 3 s is one round: clients are moved once, and nothing returns
+// before it has been quiet for the whole time.
+func TestFlappingAttackIsOneRound(t *testing.T) {
+	const quiet = 10 * time.Second
+	now := time.Unix(1_800_000_000, 0)
+	m := newMachine(false, quiet, 30*time.Second, now)
+	var acts []action
+	for end := now.Add(10 * time.Minute); now.Before(end); now = now.Add(200 * time.Millisecond) {
+		switch on := now.Unix()/3%2 == 0; {
+		case on && !m.attacked:
+			acts = append(acts, m.alarm(now, "SYN 5000/s")...)
+		case !on && m.attacked:
+			m.over(now)
+		}
+		acts = append(acts, m.advance(now, load{replacement: true})...)
+	}
+	if want := []action{actDefend, actSuspend}; !slices.Equal(acts, want) || m.state != Suspended {
+		t.Errorf("ten minutes of on and off: %s with actions %v, want suspended with %v", m.state, acts, want)
+	}
+	m.over(now)
+	m.advance(now, load{replacement: true})
+	if acts := m.advance(now.Add(quiet), load{replacement: true}); m.state != Active || !slices.Equal(acts, []action{actRelax}) {
+		t.Errorf("and then quiet: %s with actions %v, want active", m.state, acts)
 	}
 }
 

@@ -7,7 +7,7 @@ type Status struct {
 	Version    string             `json:"version"`
 	Node       string             `json:"node"` // name on the signing node
 	ID         string             `json:"id"`   // node id, hex
-	Kind       string             `json:"kind"` // entry, hidden, signer
+	Kind       string             `json:"kind"` // entry, hidden, anchor, signer
 	State      State              `json:"state"`
 	Since      time.Time          `json:"since"`
 	Why        string             `json:"why"`
@@ -17,11 +17,24 @@ type Status struct {
 	Thresholds map[string]float64 `json:"thresholds,omitempty"` // packets/s by kind; absent is off
 	Counts     map[string]uint64  `json:"counts,omitempty"`
 	Agents     int                `json:"agents"`              // connected
+	Links      int                `json:"links"`               // data links through it, wherever they end
+	Relayed    int                `json:"relayed"`             // of them, those that it passes on to another anchor
+	Sessions   int                `json:"sessions"`            // that end here
 	Streams    int                `json:"streams"`             // of agents, to origins
+	Via        map[string]int     `json:"via,omitempty"`       // edge → data links that it passes on to this node
 	Plain      int                `json:"plain"`               // connections of clients without an agent
 	Admitted   int                `json:"admitted"`            // addresses whose door is open
 	Disclosed  map[string]int     `json:"disclosed,omitempty"` // node → agents that were told its address
 	Peers      []PeerStatus       `json:"peers,omitempty"`
+	Leaving    *Leaving           `json:"leaving,omitempty"` // while it defends or drains
+}
+
+// Leaving is what is left on a proxy that sends its clients on.
+type Leaving struct {
+	Agents  int `json:"agents"`  // connected
+	Waiting int `json:"waiting"` // of them, those that have not acknowledged where to go
+	Links   int `json:"links"`   // data links through it
+	Plain   int `json:"plain"`   // connections of clients without an agent, which cannot move
 }
 
 // PeerStatus is a node on the backplane as this one sees it.

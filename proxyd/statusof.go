@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"migrationsensor/detect"
+	"migrationsensor/proxyd/fleet"
 )
 
 // Status tells the node's state now. It is safe to call at any time.
@@ -18,7 +19,7 @@ func (p *Proxy) Status() Status {
 	}
 	for _, s := range p.peers.Up() {
 		st.Peers = append(st.Peers, PeerStatus{Name: s.Name, Up: s.Up, State: s.Heartbeat.State, UnderAttack: s.Heartbeat.UnderAttack})
-		if s.Up && serves(State(s.Heartbeat.State)) && s.Kind != "signer" {
+		if s.Up && serves(State(s.Heartbeat.State)) && (s.Kind == fleet.KindEntry || s.Kind == fleet.KindHidden) {
 			st.Frontends = append(st.Frontends, s.Name)
 		}
 	}
@@ -26,17 +27,20 @@ func (p *Proxy) Status() Status {
 	if p.edge != nil {
 		p.edge.fill(&st)
 	}
+	if p.inner != nil {
+		p.inner.fill(&st)
+	}
 	slices.Sort(st.Frontends)
 	return st
 }
 
 // serves reports whether a proxy in the state carries clients.
-func serves(s State) bool { return s == Active || s == Defending }
+func serves(s State) bool { return s == Active || s == Defending || s == Draining }
 
 func (e *edge) fill(st *Status) {
 	e.mu.Lock()
 	st.State, st.Since, st.Why = e.machine.state, e.machine.since, e.machine.why
-	suspensions := e.counts.suspensions
+	own := e.counts
 	e.mu.Unlock()
 	if st.Serving = serves(st.State); st.Serving {
 		st.Frontends = append(st.Frontends, st.Node)
@@ -53,14 +57,20 @@ func (e *edge) fill(st *Status) {
 			st.Thresholds[k] = t
 		}
 	}
-	st.Agents, _ = e.informer.Members()
+	var waiting int
+	st.Agents, waiting = e.informer.Members()
+	st.Links, st.Relayed, st.Via = e.acceptor.DataLinks(), relayed(e.acceptor), e.p.via(e.acceptor)
+	if st.State == Defending || st.State == Draining {
+		st.Leaving = &Leaving{Agents: st.Agents, Waiting: waiting, Links: st.Links, Plain: e.packets.Stats().Open}
+	}
+	st.Sessions = e.anchor.Stats().Sessions
 	st.Streams, st.Plain = e.anchor.Streams(), e.packets.Stats().Open
 	st.Disclosed = e.informer.Disclosed()
 	if e.firewall != nil { // not open yet
 		st.Admitted = e.firewall.Admitted()
 	}
 	st.Counts = e.allCounts()
-	st.Counts["suspensions"] = suspensions
+	st.Counts["suspensions"], st.Counts["links_retry"] = own.suspensions, own.retries
 }
 
 // allCounts gathers what the components counted, by the names of the README.
@@ -78,6 +88,7 @@ func (e *edge) allCounts() map[string]uint64 {
 		"transfer": i.Transfer, "ratify": i.Ratify, "ratified": i.RatifyOK, "busy": i.Busy,
 		"links": a.Accepted, "links_silenced": a.Short + a.BadMagic + a.BadKey + a.BadTag + a.BadMAC + a.BadKind + a.Replayed,
 		"links_sealed": a.Sealed, "probes": a.Probes, "tls_failed": a.TLSFailed, "enrol": a.Enrol,
+		"links_relayed": a.Relayed, "links_unreached": a.Unreached, "relay_headers": a.Passed, "relay_refused": a.BadRelay,
 		"streams_opened": s.Opened, "streams_refused": s.Refused, "streams_timed_out": s.TimedOut, "streams_denied": s.Denied,
 		"plain_accepted": p.Accepted, "plain_refused": p.Refused, "plain_suspended": p.Suspended,
 	})

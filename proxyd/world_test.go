@@ -7,11 +7,13 @@ import (
 	"crypto/x509"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,6 +33,8 @@ type fakeHost struct {
 	fw fakeFirewall
 
 	mu    sync.Mutex
+	dead  map[string]bool // where it can't dial: the way there is cut
+	calls []call
 	flood bool
 	count detect.Counts
 	mode  synchecker.Mode
@@ -42,6 +46,40 @@ func (h *fakeHost) Counter(string) (detect.Counter, error)     { return h, nil }
 func (h *fakeHost) Firewall(firewall.Config) (Firewall, error) { return &h.fw, nil }
 func (h *fakeHost) Port(string, synchecker.Filter) (synchecker.Port, error) {
 	return &fakePort{h: h, closed: make(chan struct{})}, nil
+}
+
+// call is a connection that the host dialled.
+type call struct {
+	to string
+	c  net.Conn
+}
+
+func (h *fakeHost) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.dead[addr] {
+		return nil, syscall.ENETUNREACH
+	}
+	c, err := h.kernel.Dial(ctx, network, addr)
+	if err == nil {
+		h.calls = append(h.calls, call{addr, c})
+	}
+	return c, err
+}
+
+// cut ends the way to an address, for what is there and what comes.
+func (h *fakeHost) cut(to string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.dead == nil {
+		h.dead = map[string]bool{}
+	}
+	h.dead[to] = true
+	for _, c := range h.calls {
+		if c.to == to {
+			c.c.Close()
+		}
+	}
 }
 
 // attack begins or ends a SYN flood.
@@ -163,7 +201,8 @@ type world struct {
 	public netip.AddrPort // of the service, for plain clients
 }
 
-func newWorld(t *testing.T) *world {
+// newWorld starts one; with may change what the signing node declares, and the settings of each node.
+func newWorld(t *testing.T, with ...func(*Config)) *world {
 	base, err := os.MkdirTemp("", "ms") // short: a socket's path has 108 bytes at most
 	if err != nil {
 		t.Fatal(err)
@@ -179,26 +218,40 @@ func newWorld(t *testing.T) *world {
 		{Name: "p1", Kind: "entry", Public: lo, LinkPort: freeAddr(t).Port(), Backplane: freeAddr(t), Neighbours: []string{"p2"}},
 		{Name: "p2", Kind: "hidden", Public: lo, LinkPort: freeAddr(t).Port(), Backplane: freeAddr(t)},
 	}
+	for _, change := range with {
+		change(&w.cfg)
+	}
 	if _, err := fleet.Init(w.cfg.State, w.cfg.Declaration(), time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	w.run("sign", w.cfg)
-	for _, name := range []string{"p1", "p2"} {
-		w.join(name)
-		w.run(name, w.config(name))
+	for _, n := range w.cfg.Nodes[1:] {
+		w.join(n.Name)
+		cfg := w.config(n.Name)
+		for _, change := range with {
+			change(&cfg)
+		}
+		w.run(n.Name, cfg)
 	}
 	w.eventually("P1 holds P2's handover key", func() bool { return w.nodes["p1"].edge.informer.Replacement() })
-	w.eventually("both edges take links", func() bool { return w.listens("p1") && w.listens("p2") })
+	for _, n := range w.cfg.Nodes[1:] {
+		w.eventually(n.Name+" takes links", func() bool { return w.listens(n.Name) })
+	}
 	return w
 }
 
+// freeAddr is a port that is free and stays so: none of those from which the kernel gives every dialler one.
 func freeAddr(t *testing.T) netip.AddrPort {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(10000+rand.N(20000)))
+		l, err := net.Listen("tcp", at.String())
+		if err == nil {
+			l.Close()
+			return at
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort()
+	t.Fatal("no free port")
+	return netip.AddrPort{}
 }
 
 func (w *world) config(name string) Config {
@@ -236,7 +289,11 @@ func (w *world) origin() string {
 
 func (w *world) join(name string) {
 	w.t.Helper()
-	token, err := fleet.CreateToken(w.cfg.State, fleet.TokenRequest{Role: proto.RoleEdge, Uses: 1, Life: time.Hour}, time.Now())
+	role := proto.RoleEdge
+	if w.node(name).Kind == fleet.KindAnchor {
+		role = proto.RoleAnchor
+	}
+	token, err := fleet.CreateToken(w.cfg.State, fleet.TokenRequest{Role: role, Uses: 1, Life: time.Hour}, time.Now())
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -281,7 +338,11 @@ func (w *world) node(name string) proto.FleetNode {
 
 func (w *world) listens(name string) bool {
 	n := w.node(name)
-	c, err := net.Dial("tcp", netip.AddrPortFrom(n.Public[0], n.LinkPort).String())
+	at := n.Backplane
+	if len(n.Public) > 0 {
+		at = netip.AddrPortFrom(n.Public[0], n.LinkPort)
+	}
+	c, err := net.Dial("tcp", at.String())
 	if err == nil {
 		c.Close()
 	}

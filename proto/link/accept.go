@@ -45,6 +45,12 @@ type Acceptor struct {
 	Data    func(ctx context.Context, l *Link, v proto.Verified)
 	Enrol   func(ctx context.Context, l net.Conn, v proto.Verified)
 
+	// Relay connects to the anchor that a data link names in this node's place, and writes the relay header; the
+	// Acceptor passes the rest on. It has until ctx is done; an error is answered with a sealed RETRY. May be nil.
+	Relay func(ctx context.Context, v proto.Verified, from netip.AddrPort) (anchor net.Conn, err error)
+	// Anchors reports whether a data link may be passed on to the node: the catalogue names it. May be nil: to none.
+	Anchors func(proto.NodeID) bool
+
 	Clock      func() time.Time // nil: time.Now
 	MaxPending int              // 0: 1024
 	MaxLinks   int              // 0: 65536
@@ -54,6 +60,8 @@ type Acceptor struct {
 
 	once    sync.Once
 	pending *pending
+	relayed *pending            // from other edges, whose header is not verified yet
+	scarce  func(net.Conn) bool // whether descriptors are; tests set it
 	live    live
 }
 
@@ -74,7 +82,11 @@ func (a *Acceptor) init() {
 		if a.Log == nil {
 			a.Log = slog.New(slog.DiscardHandler)
 		}
-		a.pending = newPending(a.MaxPending)
+		if a.scarce == nil {
+			a.scarce = scarce
+		}
+		a.pending = newPending(a.MaxPending, perSource)
+		a.relayed = newPending(a.MaxPending, a.MaxPending) // few sources, each with all of its agents
 	})
 }
 
@@ -98,12 +110,17 @@ func Listen(ctx context.Context, at netip.AddrPort) (net.Listener, error) {
 // returns when every link has ended; nil means a stop that was asked for.
 func (a *Acceptor) Serve(ctx context.Context, l net.Listener) error {
 	a.init()
+	return a.serveAll(ctx, l, a.serve)
+}
+
+// serveAll gives each connection of a listener to serve, which closes it.
+func (a *Acceptor) serveAll(ctx context.Context, l net.Listener, serve func(context.Context, net.Conn)) error {
 	deferring(l)
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
 	var wg sync.WaitGroup
-	err := a.acceptLoop(ctx, l, &wg)
+	err := a.acceptLoop(ctx, l, func(c net.Conn) { wg.Go(func() { serve(ctx, c) }) })
 	cancel()
 	l.Close()
 	wg.Wait()
@@ -116,7 +133,7 @@ const (
 )
 
 // acceptLoop outlives what the kernel may say under pressure: a full descriptor table, a client gone.
-func (a *Acceptor) acceptLoop(ctx context.Context, l net.Listener, wg *sync.WaitGroup) error {
+func (a *Acceptor) acceptLoop(ctx context.Context, l net.Listener, serve func(net.Conn)) error {
 	var wait time.Duration
 	var warned time.Time
 	for {
@@ -125,7 +142,7 @@ func (a *Acceptor) acceptLoop(ctx context.Context, l net.Listener, wg *sync.Wait
 		case err == nil:
 			wait = 0
 			a.stats.accepted.Add(1)
-			wg.Go(func() { a.serve(ctx, c) })
+			serve(c)
 			continue
 		case ctx.Err() != nil:
 			return nil
@@ -168,16 +185,20 @@ func (a *Acceptor) serve(ctx context.Context, c net.Conn) {
 		a.pending.remove(p)
 		a.stats.sealed.Add(1)
 		sealed(c, v, *reply, from)
+	case v.Target != a.Node:
+		a.pending.remove(p)
+		a.relay(ctx, c, v, from)
 	default:
 		a.pending.remove(p)
-		a.establish(ctx, c, v.Verified)
+		a.establish(ctx, &Link{Kind: v.Kind, raw: c}, v.Verified)
 	}
 }
 
 // A greeting is a verified preamble and its bytes.
 type greeting struct {
 	proto.Verified
-	raw [proto.PreambleLen]byte
+	raw     [proto.PreambleLen]byte
+	drained bool // what followed the preamble has been read already
 }
 
 // greet reads exactly the preamble and decides. Not ok: whoever it is hears nothing.
@@ -226,10 +247,10 @@ func (a *Acceptor) greet(c net.Conn, from netip.AddrPort) (g greeting, reply *pr
 	return g, reply, true
 }
 
-// serves reports whether this node ends such a link itself.
+// serves reports whether this node ends such a link itself, or passes it on.
 func (a *Acceptor) serves(v proto.Verified) bool {
 	if v.Target != a.Node {
-		return false // passing links on to another anchor is not spoken here yet
+		return v.Kind == proto.KindData && a.Relay != nil && a.Anchors != nil && a.Anchors(v.Target)
 	}
 	switch v.Kind {
 	case proto.KindControl:
@@ -247,25 +268,29 @@ func mute(c net.Conn) {
 	_, _ = io.CopyN(io.Discard, c, muteBytes) // its end, its deadline or the bound: all the same
 }
 
-// establish does TLS and hands the link to its owner.
-func (a *Acceptor) establish(ctx context.Context, c net.Conn, v proto.Verified) {
-	c.SetDeadline(time.Time{})
-	l := &Link{Kind: v.Kind, raw: c}
-	l.Conn = tls.Server(c, a.Creds.server(v, a.Clock(), &l.Peer))
+// establish does TLS on a connection that began well and hands the link to its owner.
+func (a *Acceptor) establish(ctx context.Context, l *Link, v proto.Verified) {
+	l.raw.SetDeadline(time.Time{})
+	l.Anchor = a.Node
+	l.Conn = tls.Server(l.raw, a.Creds.server(v, a.Clock(), &l.Peer))
 	hctx, done := context.WithTimeout(ctx, stepTimeout)
 	err := l.HandshakeContext(hctx)
 	done()
 	if err != nil {
 		a.stats.tlsFailed.Add(1)
-		a.Log.Debug("link refused", "agent", v.Agent, "from", c.RemoteAddr(), "kind", v.Kind, "err", err)
+		a.Log.Debug("link refused", "agent", v.Agent, "from", l.Remote(), "kind", v.Kind, "err", err)
 		return
 	}
-	tune(c, v.Kind)
+	tune(l.raw, v.Kind)
 	l.Since = a.Clock()
 	lctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	a.live.add(l, v.Agent, cancel)
-	defer a.live.remove(l)
+	e := &entry{
+		Live: Live{Agent: v.Agent, Addr: l.Remote(), Local: addrPort(l.raw.LocalAddr()), Kind: l.Kind, Since: l.Since, Via: l.Via},
+		end:  func() { cancel(); l.Abort() },
+	}
+	a.live.add(e)
+	defer a.live.remove(e)
 	switch v.Kind {
 	case proto.KindControl:
 		a.stats.control.Add(1)

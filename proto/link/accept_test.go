@@ -249,7 +249,7 @@ func TestOneSourceHasFewPlaces(t *testing.T) {
 }
 
 func TestPendingForgets(t *testing.T) {
-	p := newPending(3)
+	p := newPending(3, perSource)
 	var s counters
 	var in []*waiting
 	for i := range 50 {

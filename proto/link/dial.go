@@ -87,8 +87,8 @@ type attempt struct {
 	keyed  bool
 }
 
-// Dial makes one attempt to open a link to the proxy t that ends at the node target, in this issue
-// always t's own. A sealed answer is a *SealedError.
+// Dial makes one attempt to open a link to the proxy t that ends at the node target: t's own, or an anchor to which
+// t passes a data link on. A sealed answer is a *SealedError.
 func (d *Dialer) Dial(ctx context.Context, t proto.Target, kind proto.Kind, target proto.NodeID) (*Link, error) {
 	a := attempt{t: t, kind: kind, target: target, wait: d.timeout()}
 	if !d.keyedNow() {
@@ -114,7 +114,7 @@ func (d *Dialer) Dial(ctx context.Context, t proto.Target, kind proto.Kind, targ
 // ([proto.ReplyGo]) or where they should go ([proto.ReplyTransfer]), by a TCP connection that carries a preamble and
 // one sealed answer. No link comes of it. The paper's client knows that it need not move only when a time is over.
 func (d *Dialer) Probe(ctx context.Context, t proto.Target) (proto.Reply, error) {
-	_, err := d.reach(ctx, t, proto.KindProbe, false)
+	_, err := d.reach(ctx, t, errand{kind: proto.KindProbe}, false)
 	var se *SealedError
 	if errors.As(err, &se) {
 		return se.Reply, nil
@@ -136,7 +136,7 @@ func (d *Dialer) dial(ctx context.Context, a attempt) (*Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to proxy %s: %w", a.t.Node, err)
 	}
-	l := &Link{Kind: a.kind, Target: a.t, raw: raw}
+	l := &Link{Kind: a.kind, Target: a.t, Anchor: a.target, raw: raw}
 	if !a.keyed {
 		l.connect = time.Since(began)
 	}

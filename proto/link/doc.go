@@ -12,8 +12,9 @@
 //
 // Dialer is the agent's side. Dial makes one attempt; Follow also goes where sealed replies send it,
 // the paper's rewrite of the destination, by the rules of a bounded chase. Acceptor is the proxy's
-// side: mute to whoever has no valid preamble, and of bounded cost to them. Pump carries a session
-// over a link that is up.
+// side: mute to whoever has no valid preamble, and of bounded cost to them. A data link may end at
+// another node than the proxy that is dialled: that proxy passes its bytes on (passage), and the anchor
+// takes it in with ServeRelayed. Pump carries a session over a link that is up.
 //
 // The package decides nothing about attacks: its parents say whom to answer how.
 package link

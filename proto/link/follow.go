@@ -30,19 +30,45 @@ var ErrClock = errors.New("this machine's clock is off")
 // client. It returns the proxies dialled too, the last one is the link's. A BUSY or RETRY ends it as
 // a *SealedError: the caller waits.
 func (d *Dialer) Follow(ctx context.Context, t proto.Target, kind proto.Kind) (*Link, []proto.Target, error) {
-	return d.follow(ctx, t, kind, false)
+	return d.follow(ctx, t, errand{kind: kind}, false)
 }
 
 // FollowTold is Follow to a target that a MIGRATE named: its door opens to a knock.
 func (d *Dialer) FollowTold(ctx context.Context, t proto.Target, kind proto.Kind) (*Link, []proto.Target, error) {
-	return d.follow(ctx, t, kind, true)
+	return d.follow(ctx, t, errand{kind: kind}, true)
 }
 
-func (d *Dialer) follow(ctx context.Context, t proto.Target, kind proto.Kind, told bool) (*Link, []proto.Target, error) {
+// FollowVia is Follow for a data link that ends at an anchor, wherever TRANSFERs send it: each proxy passes it on,
+// unless it is the anchor itself. A zero anchor is the proxy that is reached in the end, as with Follow; a link of
+// another kind ends there in any case.
+func (d *Dialer) FollowVia(ctx context.Context, t proto.Target, kind proto.Kind, anchor proto.NodeID) (*Link, []proto.Target, error) {
+	return d.follow(ctx, t, errand{kind, anchor}, false)
+}
+
+// FollowToldVia is FollowVia to a target that a MIGRATE named.
+func (d *Dialer) FollowToldVia(ctx context.Context, t proto.Target, kind proto.Kind, anchor proto.NodeID) (*Link, []proto.Target, error) {
+	return d.follow(ctx, t, errand{kind, anchor}, true)
+}
+
+// errand is what a link is for, and stays from one proxy to the next.
+type errand struct {
+	kind   proto.Kind
+	anchor proto.NodeID // of a data link; zero: the proxy that is dialled
+}
+
+// end is who ends the link when the proxy t is dialled.
+func (e errand) end(t proto.Target) proto.NodeID {
+	if e.kind != proto.KindData || e.anchor.IsZero() {
+		return t.Node
+	}
+	return e.anchor
+}
+
+func (d *Dialer) follow(ctx context.Context, t proto.Target, e errand, told bool) (*Link, []proto.Target, error) {
 	var path []proto.Target
 	next, transfers := []proto.Target{t}, 0
 	for {
-		l, se, err := d.first(ctx, next, kind, told, &path)
+		l, se, err := d.first(ctx, next, e, told, &path)
 		if err != nil {
 			return nil, path, err
 		}
@@ -82,11 +108,11 @@ func permitted(targets, path []proto.Target) (out []proto.Target) {
 
 // first tries the targets in order until one answers, with a link or sealed. The path notes those
 // that were dialled.
-func (d *Dialer) first(ctx context.Context, targets []proto.Target, kind proto.Kind, told bool, path *[]proto.Target) (*Link, *SealedError, error) {
+func (d *Dialer) first(ctx context.Context, targets []proto.Target, e errand, told bool, path *[]proto.Target) (*Link, *SealedError, error) {
 	var errs []error
 	for _, t := range targets {
 		*path = append(*path, t)
-		l, err := d.reach(ctx, t, kind, told)
+		l, err := d.reach(ctx, t, e, told)
 		if err == nil {
 			return l, nil, nil
 		}
@@ -103,12 +129,12 @@ func (d *Dialer) first(ctx context.Context, targets []proto.Target, kind proto.K
 }
 
 // reach dials one proxy, and once more with the right time if it rejects this machine's clock.
-func (d *Dialer) reach(ctx context.Context, t proto.Target, kind proto.Kind, told bool) (*Link, error) {
+func (d *Dialer) reach(ctx context.Context, t proto.Target, e errand, told bool) (*Link, error) {
 	dial := d.dialKnown
 	if told {
 		dial = d.dialTold
 	}
-	l, err := dial(ctx, t, kind)
+	l, err := dial(ctx, t, e)
 	var se *SealedError
 	if !errors.As(err, &se) || se.Reply.Kind != proto.ReplyReject || se.Reply.Code != proto.RejectClock {
 		return l, err
@@ -119,17 +145,17 @@ func (d *Dialer) reach(ctx context.Context, t proto.Target, kind proto.Kind, tol
 	}
 	d.skew.Store(int64(skew))
 	d.log().Warn("this machine's clock is off; using the proxy's time", "skew", skew.Round(time.Second))
-	return dial(ctx, t, kind)
+	return dial(ctx, t, e)
 }
 
-func (d *Dialer) dialKnown(ctx context.Context, t proto.Target, kind proto.Kind) (*Link, error) {
-	return d.Dial(ctx, t, kind, t.Node)
+func (d *Dialer) dialKnown(ctx context.Context, t proto.Target, e errand) (*Link, error) {
+	return d.Dial(ctx, t, e.kind, e.end(t))
 }
 
 // dialTold dials a target that may be dark: it knocks before each SYN, and dials again when the SYN
 // may have come before the door was open, earlier than the kernel would. The last dial has all the time.
-func (d *Dialer) dialTold(ctx context.Context, t proto.Target, kind proto.Kind) (*Link, error) {
-	a := attempt{t: t, kind: kind, target: t.Node}
+func (d *Dialer) dialTold(ctx context.Context, t proto.Target, e errand) (*Link, error) {
+	a := attempt{t: t, kind: e.kind, target: e.end(t)}
 	var errs []error
 	for n := range toldDials {
 		d.knock(ctx, t)

@@ -15,10 +15,13 @@ type Link struct {
 	Kind   proto.Kind
 	Peer   proto.Identity // who the other end is; empty on an enrol link, at the node
 	Target proto.Target   // where it was dialled to; empty at the node
+	Anchor proto.NodeID   // who ends it; another node than Target's, if that one passes it on
+	Via    proto.NodeID   // at the anchor: the edge that passed it on; zero: the agent dialled this node
 	Since  time.Time
 
 	raw     net.Conn
-	connect time.Duration // how long connect took; 0 when unknown
+	remote  netip.AddrPort // the agent's, when raw's other end is an edge
+	connect time.Duration  // how long connect took; 0 when unknown
 }
 
 // RTT is the round trip as the kernel smooths it; where it can't be asked, the time of the connect.
@@ -30,8 +33,13 @@ func (l *Link) RTT() time.Duration {
 	return l.connect
 }
 
-// Remote is the other end's address.
-func (l *Link) Remote() netip.AddrPort { return addrPort(l.raw.RemoteAddr()) }
+// Remote is the other end's address; of an agent whose link was passed on, as the edge saw it.
+func (l *Link) Remote() netip.AddrPort {
+	if l.remote.IsValid() {
+		return l.remote
+	}
+	return addrPort(l.raw.RemoteAddr())
+}
 
 // Abort ends the link at once with a reset. Close says goodbye and may wait for the network to take it.
 func (l *Link) Abort() {

@@ -1,7 +1,6 @@
 package link
 
 import (
-	"context"
 	"errors"
 	"net/netip"
 	"sync"
@@ -13,40 +12,43 @@ import (
 
 // Live is a link that is up, for a firewall that has to let it live and for status.
 type Live struct {
-	Agent proto.AgentID  // the token id on an enrol link
-	Addr  netip.AddrPort // the agent's, as seen
-	Local netip.AddrPort
-	Kind  proto.Kind
-	Since time.Time
+	Agent  proto.AgentID  // the token id on an enrol link
+	Addr   netip.AddrPort // the agent's, as seen
+	Local  netip.AddrPort
+	Kind   proto.Kind
+	Since  time.Time
+	Anchor proto.NodeID // who ends it, when this node only passes it on; else zero
+	Via    proto.NodeID // the edge that passed it on to this node; zero: the agent dialled this node
 }
 
+// Relayed reports whether this node only passes the link on to its anchor.
+func (l Live) Relayed() bool { return !l.Anchor.IsZero() }
+
+// entry is a link in the table. end ends it at once, with a reset.
 type entry struct {
 	Live
-	cancel context.CancelFunc
+	end func()
 }
 
-// live is the table of established links.
+// live is the table of links that are up: those that end here, and those that are passed on.
 type live struct {
 	mu    sync.Mutex
-	links map[*Link]*entry
+	links map[*entry]struct{}
 }
 
-func (t *live) add(l *Link, agent proto.AgentID, cancel context.CancelFunc) {
-	e := &entry{cancel: cancel, Live: Live{
-		Agent: agent, Addr: l.Remote(), Local: addrPort(l.raw.LocalAddr()), Kind: l.Kind, Since: l.Since,
-	}}
+func (t *live) add(e *entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.links == nil {
-		t.links = map[*Link]*entry{}
+		t.links = map[*entry]struct{}{}
 	}
-	t.links[l] = e
+	t.links[e] = struct{}{}
 }
 
-func (t *live) remove(l *Link) {
+func (t *live) remove(e *entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.links, l)
+	delete(t.links, e)
 }
 
 func (t *live) full(limit int) bool {
@@ -55,33 +57,67 @@ func (t *live) full(limit int) bool {
 	return len(t.links) >= limit
 }
 
-// Links lists the links that are up.
-func (a *Acceptor) Links() []Live {
-	a.live.mu.Lock()
-	defer a.live.mu.Unlock()
-	out := make([]Live, 0, len(a.live.links))
-	for _, e := range a.live.links {
-		out = append(out, e.Live)
+func (t *live) list(match func(*Live) bool) []Live {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []Live
+	for e := range t.links {
+		if match(&e.Live) {
+			out = append(out, e.Live)
+		}
 	}
 	return out
 }
 
+// Links lists the links that agents have with this node's link port; some may end at another anchor.
+func (a *Acceptor) Links() []Live {
+	return a.live.list(func(l *Live) bool { return l.Via.IsZero() })
+}
+
+// Passed lists the links that other edges passed on to this node.
+func (a *Acceptor) Passed() []Live {
+	return a.live.list(func(l *Live) bool { return !l.Via.IsZero() })
+}
+
+// dataHere is a data link that comes in at the link port, wherever it ends: what a suspended edge must not carry.
+func dataHere(l *Live) bool { return l.Kind == proto.KindData && l.Via.IsZero() }
+
+// DataLinks is how many data links run through this node's link port, those that it passes on included. Links that
+// other edges passed on to it are no load of its line and do not count.
+func (a *Acceptor) DataLinks() (n int) {
+	a.live.mu.Lock()
+	defer a.live.mu.Unlock()
+	for e := range a.live.links {
+		if dataHere(&e.Live) {
+			n++
+		}
+	}
+	return n
+}
+
+// CloseData ends the links that DataLinks counts. Sessions go on: over links that come another way, or when one does.
+func (a *Acceptor) CloseData() int { return a.closeIf(dataHere) }
+
 // Close ends every link of an agent with a reset, as for its revocation. It returns how many there were.
 func (a *Acceptor) Close(agent proto.AgentID) int {
-	return a.closeIf(func(e *entry) bool { return e.Agent == agent })
+	return a.closeIf(func(l *Live) bool { return l.Agent == agent })
+}
+
+// CloseNode ends every link that goes over another node: passed on to it, or by it.
+func (a *Acceptor) CloseNode(id proto.NodeID) int {
+	return a.closeIf(func(l *Live) bool { return l.Anchor == id || l.Via == id })
 }
 
 // CloseAll ends every link.
-func (a *Acceptor) CloseAll() int { return a.closeIf(func(*entry) bool { return true }) }
+func (a *Acceptor) CloseAll() int { return a.closeIf(func(*Live) bool { return true }) }
 
-func (a *Acceptor) closeIf(match func(*entry) bool) (n int) {
+func (a *Acceptor) closeIf(match func(*Live) bool) (n int) {
 	a.live.mu.Lock()
 	defer a.live.mu.Unlock()
-	for l, e := range a.live.links {
-		if match(e) {
+	for e := range a.live.links {
+		if match(&e.Live) {
 			n++
-			e.cancel()
-			l.Abort()
+			e.end()
 		}
 	}
 	return n
@@ -109,12 +145,17 @@ type Stats struct {
 	Data         uint64
 	Enrol        uint64
 	Probes       uint64 // answered "go ahead"
+	Relayed      uint64 // data links passed on to their anchor
+	Unreached    uint64 // answered RETRY: their anchor could not be reached, or did not answer
+	Passed       uint64 // relay headers of other edges that were good
+	BadRelay     uint64 // and those that were not
 	AcceptErrors uint64
 }
 
 type counters struct {
 	accepted, short, badMagic, badKey, badTag, badMAC, badKind, clock, version, revoked, replayed,
-	evicted, perSource, full, sealed, tlsFailed, control, data, enrol, probes, acceptErrors atomic.Uint64
+	evicted, perSource, full, sealed, tlsFailed, control, data, enrol, probes, relayed, unreached,
+	passed, badRelay, acceptErrors atomic.Uint64
 }
 
 func (c *counters) wrong(err error) {
@@ -138,6 +179,8 @@ func (a *Acceptor) Stats() Stats {
 		BadTag: c.badTag.Load(), BadMAC: c.badMAC.Load(), BadKind: c.badKind.Load(), Clock: c.clock.Load(),
 		Version: c.version.Load(), Revoked: c.revoked.Load(), Replayed: c.replayed.Load(), Evicted: c.evicted.Load(),
 		PerSource: c.perSource.Load(), Full: c.full.Load(), Sealed: c.sealed.Load(), TLSFailed: c.tlsFailed.Load(),
-		Control: c.control.Load(), Data: c.data.Load(), Enrol: c.enrol.Load(), Probes: c.probes.Load(), AcceptErrors: c.acceptErrors.Load(),
+		Control: c.control.Load(), Data: c.data.Load(), Enrol: c.enrol.Load(), Probes: c.probes.Load(),
+		Relayed: c.relayed.Load(), Unreached: c.unreached.Load(), Passed: c.passed.Load(), BadRelay: c.badRelay.Load(),
+		AcceptErrors: c.acceptErrors.Load(),
 	}
 }

@@ -10,7 +10,7 @@ import (
 // pending holds the connections whose preamble is not verified yet. When it is full a random one is
 // closed for the new one: a plain cap would let whoever fills it lock everybody else out.
 type pending struct {
-	max int
+	max, ofOne int // of one source
 
 	mu      sync.Mutex // guards what follows
 	all     []*waiting
@@ -23,8 +23,8 @@ type waiting struct {
 	at     int // index in all; -1: no longer in it
 }
 
-func newPending(limit int) *pending {
-	return &pending{max: limit, sources: map[netip.Addr]int{}}
+func newPending(limit, ofOne int) *pending {
+	return &pending{max: limit, ofOne: ofOne, sources: map[netip.Addr]int{}}
 }
 
 // source is what counts as one: an IPv4 address, or an IPv6 /64, which one host usually owns.
@@ -44,7 +44,7 @@ func (p *pending) add(c net.Conn, from netip.Addr, s *counters) (*waiting, bool)
 	w := &waiting{c: c, source: source(from)}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.sources[w.source] >= perSource {
+	if p.sources[w.source] >= p.ofOne {
 		s.perSource.Add(1)
 		return nil, false
 	}

@@ -13,7 +13,7 @@ import (
 // sealed answers a first flight. The ClientHello is read first and what follows is drained: closing
 // with unread bytes would send RST, which destroys the reply on its way.
 func sealed(c net.Conn, g greeting, r proto.Reply, from netip.AddrPort) {
-	if g.Kind != proto.KindProbe { // which has none
+	if g.Kind != proto.KindProbe && !g.drained { // a probe has none
 		readHello(c)
 	}
 	if !r.Client.IsValid() {

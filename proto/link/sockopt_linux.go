@@ -13,6 +13,7 @@ import (
 const (
 	notSentLowat = 128 << 10 // so that small frames don't wait behind megabytes in the kernel
 	userTimeout  = 10 * time.Second
+	relayTimeout = 30 * time.Second
 	deferAccept  = 2 // seconds; as long as a preamble may take
 )
 
@@ -45,6 +46,28 @@ func tune(c net.Conn, kind proto.Kind) {
 			_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
 		}
 	})
+}
+
+// tuneRelay sets what both connections of a relayed link want, and the anchor's end of it. Whoever waits to write on
+// one hears nothing of the other, so a peer that takes nothing for long must end it: no end of ours does that while it
+// lives, but through a slow line the window may be shut for seconds.
+func tuneRelay(c net.Conn) {
+	option(c, func(fd int) {
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSentLowat)
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(relayTimeout.Milliseconds()))
+	})
+}
+
+// scarce reports whether half of the descriptors that this process may have are in use: the kernel gives the lowest
+// free number, so a new connection's number is how many there are at least.
+func scarce(c net.Conn) bool {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return false
+	}
+	number := uint64(0)
+	option(c, func(fd int) { number = uint64(fd) })
+	return number >= limit.Cur/2
 }
 
 // kernelRTT is the kernel's smoothed round trip.

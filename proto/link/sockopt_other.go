@@ -15,6 +15,10 @@ func prepare(syscall.RawConn, bool) {}
 
 func tune(net.Conn, proto.Kind) {}
 
+func tuneRelay(net.Conn) {}
+
+func scarce(net.Conn) bool { return false }
+
 func kernelRTT(net.Conn) (time.Duration, bool) { return 0, false }
 
 // WasReset can't be asked here: a reset that the writer was told of shows when it next writes.

@@ -23,7 +23,8 @@
 //     break). It is repeated from the last acknowledged byte, so what is repeated is trimmed and nothing is missing.
 //   - The anchor parks the old links before it quotes an offset: they stay open for 5 s, in case the answer is lost, but of
 //     what comes on them only another RESUME counts. The highest epoch wins.
-//   - When a link of the set ends its streams go on over another one of the set; when the last has ended they wait.
+//   - When a link of the set ends its streams go on over another one of the set, and ask the other end to follow: it may not
+//     have noticed. When the last link has ended they wait.
 //   - Nothing that is said once is lost with a link: OPEN is repeated until it is answered and never opens two connections;
 //     an end (FIN) until it is acknowledged; a reset (RST) and a refusal (OPEN_FAIL) until the other end has answered with an
 //     RST of its own, flagged as an answer. Until then the stream is kept, without its user.

@@ -11,6 +11,10 @@ import (
 // flagFin in an ACK says that the FIN was received; in an RST, that it answers one, or an OPEN_FAIL.
 const flagFin = 2
 
+// flagHere in an ACK asks the other end to write its direction of the stream on this link too: ours has moved to it, because
+// the one before has ended or is silent.
+const flagHere = 4
+
 // maxMissing bounds how far OPENs on several links may overtake each other. Ours.
 const maxMissing = 4096
 
@@ -49,7 +53,7 @@ func (l *Link) handle(h proto.Header, payload []byte, now time.Time) (accept *St
 	default:
 		return nil, fmt.Errorf("frame type %#x in a session: %w", uint8(h.Type), ErrProtocol)
 	}
-	if h.Flags != 0 && (h.Type != proto.TypeAck && h.Type != proto.TypeRst || h.Flags != flagFin) {
+	if h.Flags&^flagsOf(h.Type) != 0 {
 		return nil, fmt.Errorf("frame type %#x with flags %#x: %w", uint8(h.Type), h.Flags, ErrProtocol)
 	}
 	st := s.streams[h.Stream]
@@ -60,6 +64,17 @@ func (l *Link) handle(h proto.Header, payload []byte, now time.Time) (accept *St
 		return nil, fmt.Errorf("stream %d: %w", h.Stream, err)
 	}
 	return nil, nil
+}
+
+// flagsOf are the flags that a frame of a stream may have.
+func flagsOf(t proto.FrameType) uint8 {
+	switch t {
+	case proto.TypeAck:
+		return flagFin | flagHere
+	case proto.TypeRst:
+		return flagFin
+	}
+	return 0
 }
 
 // knownLocked reports whether a stream with the id was opened at some time.
@@ -246,6 +261,9 @@ func (s *Session) openedIDLocked(id uint32) error {
 // of which nothing is known any more was refused, or is over; then the agent does not ask.
 func (l *Link) openAgainLocked(id uint32, busy *OpenError) {
 	st := l.s.streams[id]
+	if st != nil {
+		st.followLocked(l)
+	}
 	switch {
 	case st == nil:
 		l.replyLocked(proto.AppendMessage(nil, busy.message(), id))
@@ -292,7 +310,11 @@ func (st *Stream) handleLocked(l *Link, h proto.Header, payload []byte) error {
 	case h.Type == proto.TypeRst:
 		return st.handleRstLocked(l, h)
 	case h.Type == proto.TypeAck && st.state != failed:
-		return st.handleAckLocked(h, payload)
+		err := st.handleAckLocked(h, payload)
+		if err == nil && h.Flags&flagHere != 0 {
+			st.followLocked(l)
+		}
+		return err
 	case st.state == resetting, st.state == failed, st.state == opening && st.rstQueued:
 		return nil // given up here while the peer still spoke; it will hear of it
 	}
@@ -305,6 +327,14 @@ func (st *Stream) handleLocked(l *Link, h proto.Header, payload []byte) error {
 		return st.handleFinLocked(h.Offset)
 	}
 	panic(fmt.Sprintf("BUG: unhandled frame type %#x", uint8(h.Type)))
+}
+
+// followLocked writes the stream on l, where the other end writes it now.
+func (st *Stream) followLocked(l *Link) {
+	if st.link != l && st.state != over && l.writableLocked() {
+		st.moveLocked(l)
+		st.here = false
+	}
 }
 
 func (st *Stream) handleOpenedLocked(l *Link, h proto.Header, payload []byte) error {

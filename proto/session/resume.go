@@ -91,7 +91,7 @@ func (st *Stream) tableLocked() proto.ResumeStream {
 
 // toldLocked notes that a table has said what an ACK would.
 func (st *Stream) toldLocked() {
-	st.ackAt = time.Time{}
+	st.ackAt, st.here = time.Time{}, false
 	st.ackedNext, st.ackedLimit = st.recvNext, st.recvLimit
 	if st.state == open && st.finAt >= 0 {
 		st.ackFin = true
@@ -140,9 +140,6 @@ func (s *Session) resumeStreamLocked(l *Link, r proto.ResumeStream) (proto.Resum
 	switch r.State {
 	case proto.StreamOpening, proto.StreamReset: // its OPEN or RST follows
 		return proto.ResumeStream{}, false
-	case proto.StreamOpen, proto.StreamEnded:
-	default:
-		return bad, true
 	}
 	if st == nil {
 		if s.knownLocked(r.ID) {
@@ -153,7 +150,7 @@ func (s *Session) resumeStreamLocked(l *Link, r proto.ResumeStream) (proto.Resum
 	if st.state == resetting || st.state == failed {
 		return proto.ResumeStream{ID: r.ID, State: proto.StreamReset}, true
 	}
-	if st.state != open || !st.resumeAtLocked(r) {
+	if r.State != proto.StreamOpen && r.State != proto.StreamEnded || st.state != open || !st.resumeAtLocked(r) {
 		s.cfg.Log.Warn("stream can't be resumed: reset", "stream", r.ID, "service", st.service, "received", r.Received, "sent", st.sentMax, "acked", st.sendAcked)
 		st.failLocked(errReset)
 		st.removeLocked()

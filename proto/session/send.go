@@ -30,6 +30,7 @@ func (st *Stream) moveLocked(l *Link) {
 		l.control = proto.AppendMessage(l.control, &proto.Open{Credit: uint32(st.first), Service: st.service}, st.id)
 		l.signal()
 	case st.state == open:
+		st.here = true
 		st.wantAckLocked(true)
 	}
 	st.queueLocked()
@@ -243,6 +244,10 @@ func (st *Stream) ackLocked(dst []byte) []byte {
 	var flags uint8
 	if st.finAt >= 0 {
 		flags, st.ackFin = flagFin, true
+	}
+	if st.here {
+		flags |= flagHere
+		st.here = false
 	}
 	dst = appendAck(dst, st.id, flags, st.recvNext, st.recvLimit)
 	st.maybeRemoveLocked()

@@ -78,7 +78,15 @@ type Config struct {
 	// Accept takes an OPEN (server). It is called without locks and must not block; it, or a goroutine
 	// that it starts, answers with AcceptOK or Fail.
 	Accept func(st *Stream, service string)
+	Budget Budget // that this session shares with others; nil: MaxSession alone bounds it
 	Log    *slog.Logger
+}
+
+// Budget is memory that sessions share. It is called with the session's lock held and must not call back.
+type Budget interface {
+	Take(n int) bool // n bytes, if that leaves enough for streams that have less
+	Must(n int)      // n bytes that a stream can't be without: its small window, what it keeps within it
+	Give(n int)      // n bytes back
 }
 
 // Session is one end. It is safe for concurrent use.

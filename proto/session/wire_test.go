@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"migrationsensor/proto"
@@ -217,33 +218,35 @@ func TestHugeCreditKeepsLittle(t *testing.T) {
 }
 
 func TestSessionKeepsItsShare(t *testing.T) {
-	const share = 256 << 10
-	p := newPair(t, Config{Window: 64 << 10, MaxSession: share}, true)
-	for i := range 20 { // each full, none read
-		a, _ := p.streams(t)
-		a.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
-		if n, _ := a.Write(make([]byte, 1<<20)); n < tightWindow {
-			t.Errorf("stream %d took %d bytes, every one has at least %d", i, n, tightWindow)
+	synctest.Test(t, func(t *testing.T) {
+		const share = 256 << 10
+		p := newPair(t, Config{Window: 64 << 10, MaxSession: share}, true)
+		for i := range 20 { // each full, none read
+			a, _ := p.streams(t)
+			a.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
+			if n, _ := a.Write(make([]byte, 1<<20)); n < tightWindow {
+				t.Errorf("stream %d took %d bytes, every one has at least %d", i, n, tightWindow)
+			}
 		}
-	}
-	p.agent.mu.Lock()
-	held, granted := p.agent.held, p.agent.granted
-	p.agent.mu.Unlock()
-	if limit := share + 20*tightWindow; held > limit || granted > limit/2+20*tightWindow {
-		t.Errorf("holds %d bytes and granted %d, want at most about %d", held, granted, limit)
-	}
-	a, b := p.streams(t)
-	done := make(chan error, 1)
-	go func() {
-		_, err := a.Write(make([]byte, 1<<20))
-		done <- errors.Join(err, a.CloseWrite())
-	}()
-	if n, err := io.Copy(io.Discard, b); n != 1<<20 || err != nil {
-		t.Errorf("beside streams that stand still: %d bytes, %v", n, err)
-	}
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
+		p.agent.mu.Lock()
+		held, granted := p.agent.held, p.agent.granted
+		p.agent.mu.Unlock()
+		if limit := share + 20*tightWindow; held > limit || granted > limit/2+20*tightWindow {
+			t.Errorf("holds %d bytes and granted %d, want at most about %d", held, granted, limit)
+		}
+		a, b := p.streams(t)
+		done := make(chan error, 1)
+		go func() {
+			_, err := a.Write(make([]byte, 1<<20))
+			done <- errors.Join(err, a.CloseWrite())
+		}()
+		if n, err := io.Copy(io.Discard, b); n != 1<<20 || err != nil {
+			t.Errorf("beside streams that stand still: %d bytes, %v", n, err)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestMemoryIsGivenBack(t *testing.T) {

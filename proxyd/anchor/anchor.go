@@ -6,37 +6,34 @@
 // connect() tells the truth. Then bytes, half-closes and resets cross both ways; an answer that is cut
 // off ends with a reset, never with a clean end.
 //
-// In this form a session lives as long as its one link. Where it gets its services, and whether this
-// node serves at all, its parent decides.
+// A session outlives its links: it waits, for a time of grace, until its agent comes back over another
+// one with RESUME. Its connections to the origins belong to it, not to a link. Where it gets its services,
+// and whether this node serves at all, its parent decides.
 package anchor
 
 import (
+	"container/list"
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"migrationsensor/proto"
-	"migrationsensor/proto/link"
-	"migrationsensor/proto/session"
 )
 
-// Bounds that are not set (ours but for the streams of a session).
+// Bounds that are not set (PROTOCOL's: grace, the streams of a session and the detached ones of an agent; else ours).
 const (
-	askTimeout       = 5 * time.Second  // for SESSION, on a new link
-	dialTimeout      = 10 * time.Second // for an origin
-	defaultStreams   = 4096             // of a session
-	defaultAll       = 65536            // streams of all sessions
-	defaultSessions  = 65536
-	defaultOfAgent   = 1024 // sessions; `probe = "each"` makes one for each connection
-	maxFirstWindow   = 4 << 20
-	sessionFrameSize = 1 << 10
+	dialTimeout     = 10 * time.Second  // for an origin
+	defaultGrace    = 120 * time.Second // longer than an agent tries to resume, 90 s
+	defaultStreams  = 4096              // of a session
+	defaultAll      = 65536             // streams of all sessions
+	defaultSessions = 65536
+	defaultOfAgent  = 1024 // sessions; `probe = "each"` makes one for each connection
+	defaultDetached = 4    // sessions of one agent
+	defaultResumes  = 2000 // a second; see bucket
 )
 
 // A Service is an origin that agents may reach.
@@ -50,14 +47,19 @@ type Service struct {
 
 // Config is set once. Zero bounds mean the defaults.
 type Config struct {
-	Services         func(name string) (Service, bool)
-	Dial             func(ctx context.Context, network, address string) (net.Conn, error) // nil: the kernel
-	Begin            func(origin string) (Dialing, bool)                                  // tried before Dial; may be nil, or the package's own
-	DialTimeout      time.Duration
-	MaxStreams       int // of a session
-	MaxAllStreams    int
-	MaxSessions      int
-	MaxSessionsOfOne int // agent
+	Services      func(name string) (Service, bool)                                    // asked at each OPEN: a change is for new streams
+	Dial          func(ctx context.Context, network, address string) (net.Conn, error) // nil: the kernel
+	Begin         func(origin string) (Dialing, bool)                                  // tried before Dial; may be nil, or the package's own
+	DialTimeout   time.Duration
+	Grace         time.Duration // how long a session outlives its last link
+	ResumeRate    int           // RESUMEs a second of all agents; as many at once
+	Memory        int64         // bytes for streams of all sessions; default a quarter of the machine's, at most 2 GiB
+	MaxStreams    int           // of a session
+	MaxAllStreams int
+	MaxSessions   int
+	// of one agent
+	MaxSessionsOfOne int
+	MaxDetachedOfOne int
 	Log              *slog.Logger
 }
 
@@ -67,52 +69,53 @@ type Session struct {
 	Agent    proto.AgentID
 	Addr     netip.AddrPort // the agent's, as seen
 	Since    time.Time
+	Links    int // 0: it waits for its agent
 	Streams  int
 	Services []string // in use now, sorted
 }
 
 // Stats count since New.
 type Stats struct {
-	Sessions    int // now
-	Streams     int // now
-	Opened      uint64
-	Refused     uint64 // by origins
-	Unreachable uint64
-	TimedOut    uint64
-	Denied      uint64
-	Busy        uint64
-	In, Out     uint64 // bytes from and to agents
+	Sessions     int   // now
+	Detached     int   // of these, without a link
+	Links        int   // now, direct and relayed
+	Streams      int   // now
+	Memory       int64 // bytes charged now
+	Opened       uint64
+	Refused      uint64 // by origins
+	Unreachable  uint64
+	TimedOut     uint64
+	Denied       uint64
+	Busy         uint64
+	Resumed      uint64 // RESUMEs taken in
+	NotResumed   uint64 // ATTACHes and RESUMEs refused, but for those that were told to come again
+	ResumesLater uint64 // told to come again
+	Expired      uint64 // sessions whose grace was over, or that made room
+	In, Out      uint64 // bytes from and to agents
 }
 
 // Anchor holds sessions. It is safe for concurrent use.
 type Anchor struct {
-	cfg Config
-	log *slog.Logger
+	cfg    Config
+	log    *slog.Logger
+	budget *budget
+	wg     sync.WaitGroup // links and streams
 
 	streams                                                       atomic.Int64
 	opened, refused, unreachable, timedOut, denied, busy, in, out atomic.Uint64
+	resumed, notResumed, later, expired                           atomic.Uint64
 
-	mu       sync.Mutex // guards what follows
-	sessions map[*attached]struct{}
-	ofAgent  map[proto.AgentID]int
+	mu       sync.Mutex // guards what follows; never held while a session's methods are called
+	stopped  bool
+	sessions map[proto.SessionID]*attached
+	agents   map[proto.AgentID]*agentSessions
+	links    map[*dataLink]struct{}
+	detached *list.List // of *attached, the oldest first
+	gone     ring
+	resumes  bucket
 }
 
-// attached is a session and who it belongs to.
-type attached struct {
-	id    proto.SessionID
-	agent proto.Identity
-	addr  netip.AddrPort
-	since time.Time
-	sess  *session.Session
-
-	mu    sync.Mutex
-	inUse map[string]int // streams by service
-}
-
-// ErrFull is that the anchor, or this agent's share of it, has no room for another session.
-var ErrFull = errors.New("too many sessions")
-
-// New makes an Anchor.
+// New makes an Anchor. Run waits for what it starts.
 func New(cfg Config) *Anchor {
 	if cfg.Dial == nil {
 		d := &net.Dialer{}
@@ -122,141 +125,62 @@ func New(cfg Config) *Anchor {
 	if cfg.DialTimeout == 0 {
 		cfg.DialTimeout = dialTimeout
 	}
+	if cfg.Grace == 0 {
+		cfg.Grace = defaultGrace
+	}
+	if cfg.Memory == 0 {
+		cfg.Memory = defaultMemory()
+	}
 	def := func(v *int, d int) {
 		if *v == 0 {
 			*v = d
 		}
 	}
+	def(&cfg.ResumeRate, defaultResumes)
 	def(&cfg.MaxStreams, defaultStreams)
 	def(&cfg.MaxAllStreams, defaultAll)
 	def(&cfg.MaxSessions, defaultSessions)
 	def(&cfg.MaxSessionsOfOne, defaultOfAgent)
+	def(&cfg.MaxDetachedOfOne, defaultDetached)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Anchor{cfg: cfg, log: cfg.Log, sessions: map[*attached]struct{}{}, ofAgent: map[proto.AgentID]int{}}
+	return &Anchor{
+		cfg: cfg, log: cfg.Log, budget: &budget{total: cfg.Memory},
+		sessions: map[proto.SessionID]*attached{}, agents: map[proto.AgentID]*agentSessions{},
+		links: map[*dataLink]struct{}{}, detached: list.New(), resumes: newBucket(cfg.ResumeRate),
+	}
 }
 
-// Serve ends a data link: it waits for SESSION, answers, and carries the session until the link or ctx
-// ends. It closes the link. It returns when every origin connection of the session has ended.
-func (a *Anchor) Serve(ctx context.Context, l net.Conn, id proto.Identity, agentAddr netip.AddrPort) error {
-	defer l.Close()
-	req, err := ask(l)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var wg sync.WaitGroup
-	at := &attached{id: proto.NewSessionID(), agent: id, addr: agentAddr, since: time.Now(), inUse: map[string]int{}}
-	at.sess = session.New(session.Config{
-		Server: true, ID: at.id, PeerWindow: int(req.Credit), MaxStreams: a.cfg.MaxStreams, Log: a.log,
-		Accept: func(st *session.Stream, service string) { a.open(ctx, &wg, at, st, service) },
-	})
-	if err := a.attach(at); err != nil {
-		return err
-	}
-	defer a.detach(at)
-	share, _ := at.sess.Serve(req, time.Now())
-	err = link.Pump(ctx, l, share)
-	at.sess.Close(err)
-	cancel()
-	wg.Wait()
-	return err
-}
-
-// ask reads SESSION.
-func ask(l net.Conn) (*proto.Session, error) {
-	l.SetDeadline(time.Now().Add(askTimeout))
-	m, err := proto.NewReader(l, sessionFrameSize).Message()
-	if err != nil {
-		return nil, fmt.Errorf("wait for SESSION: %w", err)
-	}
-	req, ok := m.(*proto.Session)
-	if !ok {
-		return nil, fmt.Errorf("wait for SESSION: got type %#x: %w", uint8(m.Type()), proto.ErrMessage)
-	}
-	if err := l.SetDeadline(time.Time{}); err != nil {
-		return nil, fmt.Errorf("wait for SESSION: %w", err)
-	}
-	req.Credit = min(req.Credit, maxFirstWindow)
-	return req, nil // what is sent is kept until acknowledged: a bound on our memory
-}
-
-func (a *Anchor) attach(at *attached) error {
+// Run holds the sessions until ctx is done; then it ends them all and returns when every goroutine and every
+// connection to an origin has ended.
+func (a *Anchor) Run(ctx context.Context) error {
+	<-ctx.Done()
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if len(a.sessions) >= a.cfg.MaxSessions || a.ofAgent[at.agent.Agent] >= a.cfg.MaxSessionsOfOne {
-		return fmt.Errorf("session of agent %s: %w", at.agent.Agent, ErrFull)
+	a.stopped = true
+	for l := range a.links {
+		if l.at == nil { // it has not said yet what it wants
+			l.cancel(context.Cause(ctx))
+		}
 	}
-	a.sessions[at] = struct{}{}
-	a.ofAgent[at.agent.Agent]++
+	a.mu.Unlock()
+	a.CloseAll(context.Cause(ctx))
+	a.wg.Wait()
 	return nil
-}
-
-func (a *Anchor) detach(at *attached) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.sessions, at)
-	if a.ofAgent[at.agent.Agent]--; a.ofAgent[at.agent.Agent] == 0 {
-		delete(a.ofAgent, at.agent.Agent)
-	}
 }
 
 // Streams is how many connections to origins there are, or are being made.
 func (a *Anchor) Streams() int { return int(a.streams.Load()) }
 
-// Sessions lists the live sessions.
-func (a *Anchor) Sessions() []Session {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	out := make([]Session, 0, len(a.sessions))
-	for at := range a.sessions {
-		out = append(out, at.info())
-	}
-	return out
-}
-
-func (at *attached) info() Session {
-	s := Session{ID: at.id, Agent: at.agent.Agent, Addr: at.addr, Since: at.since}
-	at.mu.Lock()
-	defer at.mu.Unlock()
-	for name, n := range at.inUse {
-		s.Services = append(s.Services, name)
-		s.Streams += n
-	}
-	slices.Sort(s.Services)
-	return s
-}
-
-// CloseAll ends every session: all their streams are reset.
-func (a *Anchor) CloseAll(err error) {
-	a.closeIf(func(*attached) bool { return true }, err)
-}
-
-// Close ends an agent's sessions, as for its revocation.
-func (a *Anchor) Close(agent proto.AgentID, err error) {
-	a.closeIf(func(at *attached) bool { return at.agent.Agent == agent }, err)
-}
-
-func (a *Anchor) closeIf(match func(*attached) bool, err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for at := range a.sessions {
-		if match(at) {
-			at.sess.Close(err)
-		}
-	}
-}
-
 // Stats returns the counts.
 func (a *Anchor) Stats() Stats {
 	a.mu.Lock()
-	sessions := len(a.sessions)
+	sessions, detached, links := len(a.sessions), a.detached.Len(), len(a.links)
 	a.mu.Unlock()
 	return Stats{
-		Sessions: sessions, Streams: a.Streams(), Opened: a.opened.Load(), Refused: a.refused.Load(),
-		Unreachable: a.unreachable.Load(), TimedOut: a.timedOut.Load(), Denied: a.denied.Load(),
-		Busy: a.busy.Load(), In: a.in.Load(), Out: a.out.Load(),
+		Sessions: sessions, Detached: detached, Links: links, Streams: a.Streams(), Memory: a.budget.used.Load(),
+		Opened: a.opened.Load(), Refused: a.refused.Load(), Unreachable: a.unreachable.Load(), TimedOut: a.timedOut.Load(),
+		Denied: a.denied.Load(), Busy: a.busy.Load(), Resumed: a.resumed.Load(), NotResumed: a.notResumed.Load(),
+		ResumesLater: a.later.Load(), Expired: a.expired.Load(), In: a.in.Load(), Out: a.out.Load(),
 	}
 }

@@ -30,7 +30,7 @@ var (
 
 // world is an agent's session with an Anchor over loopback, and an origin.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	a      *Anchor
 	s      *session.Session
 	l      net.Conn // the agent's end of the link
@@ -38,7 +38,7 @@ type world struct {
 	served chan error
 }
 
-func listen(t *testing.T) *net.TCPListener {
+func listen(t testing.TB) *net.TCPListener {
 	t.Helper()
 	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -49,7 +49,7 @@ func listen(t *testing.T) *net.TCPListener {
 }
 
 // tcpPair is a real connection: resets must be real.
-func tcpPair(t *testing.T) (a, b net.Conn) {
+func tcpPair(t testing.TB) (a, b net.Conn) {
 	t.Helper()
 	l := listen(t)
 	defer l.Close()
@@ -63,7 +63,7 @@ func tcpPair(t *testing.T) (a, b net.Conn) {
 	return a, b
 }
 
-func start(t *testing.T, edit func(*Config, *Service)) *world {
+func start(t testing.TB, edit func(*Config, *Service)) *world {
 	t.Helper()
 	w := &world{t: t, origin: listen(t), served: make(chan error, 1)}
 	svc := Service{Name: "web", Origin: w.origin.Addr().String(), Public: []netip.AddrPort{netip.MustParseAddrPort("198.18.0.1:443")}}
@@ -74,11 +74,40 @@ func start(t *testing.T, edit func(*Config, *Service)) *world {
 	if cfg.Dial != nil {
 		cfg.Begin = nil
 	}
-	cfg.Services = func(name string) (Service, bool) { return svc, name == svc.Name }
-	w.a = New(cfg)
+	if cfg.Services == nil {
+		cfg.Services = func(name string) (Service, bool) { return svc, name == svc.Name }
+	}
+	w.a = run(t, cfg)
 	w.connect()
 	return w
 }
+
+// run makes an Anchor whose Run must end with the test, and leave nothing.
+func run(t testing.TB, cfg Config) *Anchor {
+	t.Helper()
+	a := New(cfg)
+	ctx, stop := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- a.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		select {
+		case err := <-ran:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(patience):
+			t.Fatal("Run did not end")
+		}
+		if s := a.Stats(); s.Sessions != 0 || s.Detached != 0 || s.Links != 0 || s.Streams != 0 || s.Memory != 0 {
+			t.Errorf("left: %+v", s)
+		}
+	})
+	return a
+}
+
+// agent is the identity of the tests' agent.
+var agent = proto.Identity{Roles: []proto.Role{proto.RoleAgent}, Agent: agentID, Groups: []string{"staff"}}
 
 // connect makes the agent's link and session.
 func (w *world) connect() {
@@ -88,8 +117,7 @@ func (w *world) connect() {
 	w.l = near
 	served := make(chan error, 1)
 	w.served = served
-	id := proto.Identity{Roles: []proto.Role{proto.RoleAgent}, Agent: agentID, Groups: []string{"staff"}}
-	go func() { served <- w.a.Serve(t.Context(), far, id, agentAddr) }()
+	go func() { served <- w.a.Serve(t.Context(), far, agent, agentAddr) }()
 	s := session.New(session.Config{})
 	share := s.Ask()
 	w.s = s
@@ -102,9 +130,6 @@ func (w *world) connect() {
 		case <-served:
 		case <-time.After(patience):
 			t.Error("Serve did not end")
-		}
-		if n := w.a.Streams(); n != 0 {
-			t.Errorf("%d streams left", n)
 		}
 	})
 }
@@ -234,7 +259,7 @@ func TestResetPassesOn(t *testing.T) {
 }
 
 func TestAgentResetFreesABlockedOrigin(t *testing.T) {
-	w := start(t, nil)
+	w := start(t, func(cfg *Config, _ *Service) { cfg.Grace = 10 * time.Millisecond })
 	st, origin := w.pair()
 	go func() { // the origin does not read: the anchor's writer blocks
 		for b := make([]byte, 64<<10); ; {
@@ -251,8 +276,8 @@ func TestAgentResetFreesABlockedOrigin(t *testing.T) {
 			stable++
 		}
 	}
-	w.s.Close(nil) // and the link goes
-	wantReset(t, "link gone", origin)
+	w.s.Close(nil) // and the link goes, and the grace
+	wantReset(t, "session gone", origin)
 }
 
 func TestConnectTellsTheTruth(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"slices"
-	"sync"
 	"syscall"
 
 	"migrationsensor/proto"
@@ -24,12 +23,15 @@ type failure struct {
 
 func (f *failure) Error() string { return fmt.Sprintf("%s: %s: %v", f.code, f.text, f.err) }
 
-// open answers one OPEN without waiting: where the origin has answered at once, itself, else in a goroutine of wg,
-// which carries the stream to its end.
-func (a *Anchor) open(ctx context.Context, wg *sync.WaitGroup, at *attached, st *session.Stream, name string) {
+// open answers one OPEN without waiting: where the origin has answered at once, itself, else in a goroutine, which
+// carries the stream to its end. The stream and its origin belong to the session, whatever becomes of the link.
+func (a *Anchor) open(at *attached, st *session.Stream, name string) {
 	full := a.streams.Add(1) > int64(a.cfg.MaxAllStreams)
+	noMemory := a.budget.full()
 	at.use(name, 1)
+	at.share.Must(streamCost)
 	end := func() {
+		at.share.Give(streamCost)
 		at.use(name, -1)
 		a.streams.Add(-1)
 	}
@@ -37,17 +39,19 @@ func (a *Anchor) open(ctx context.Context, wg *sync.WaitGroup, at *attached, st 
 	switch {
 	case full:
 		a.fail(at, st, name, &failure{code: proto.OpenBusy, text: "too many connections at this proxy"})
+	case noMemory:
+		a.fail(at, st, name, &failure{code: proto.OpenBusy, text: "the proxy has no memory left for another connection"})
 	case !ok || !permitted(svc, at.agent):
 		a.fail(at, st, name, &failure{proto.OpenDenied, "no such service for this agent's groups", nil})
 	default:
-		a.connect(ctx, wg, at, st, svc, end)
+		a.connect(at, st, svc, end)
 		return
 	}
 	end()
 }
 
 // connect connects the stream to its origin; end is called when it is over.
-func (a *Anchor) connect(ctx context.Context, wg *sync.WaitGroup, at *attached, st *session.Stream, svc Service, end func()) {
+func (a *Anchor) connect(at *attached, st *session.Stream, svc Service, end func()) {
 	d := a.begin(svc.Origin)
 	answered, err := d.Now()
 	switch {
@@ -55,24 +59,23 @@ func (a *Anchor) connect(ctx context.Context, wg *sync.WaitGroup, at *attached, 
 		a.refuse(at, st, svc, err)
 		end()
 	case !answered:
-		wg.Go(func() {
-			defer end()
-			origin, err := a.wait(ctx, st, d)
+		a.wg.Go(func() {
+			origin, err := a.wait(st, d)
 			if err == nil {
 				err = a.introduce(origin, at, svc)
 			}
 			if err != nil {
 				a.refuse(at, st, svc, err)
+				end()
 				return
 			}
 			a.opened.Add(1)
 			st.AcceptOK()
-			a.relay(ctx, st, origin)
+			a.relay(at, st, origin, end)
 		})
 	default:
 		// Made before the answer, so that the link's writer, which carries that, is what runs next.
-		wg.Go(func() {
-			defer end()
+		a.wg.Go(func() {
 			origin, err := d.Conn()
 			if err == nil {
 				err = a.introduce(origin, at, svc)
@@ -80,9 +83,10 @@ func (a *Anchor) connect(ctx context.Context, wg *sync.WaitGroup, at *attached, 
 			if err != nil {
 				a.log.Debug("origin lost", "service", svc.Name, "err", err)
 				st.Abort()
+				end()
 				return
 			}
-			a.relay(ctx, st, origin)
+			a.relay(at, st, origin, end)
 		})
 		a.opened.Add(1)
 		st.AcceptOK()
@@ -94,7 +98,7 @@ func (a *Anchor) introduce(origin net.Conn, at *attached, svc Service) error {
 	if !svc.ProxyProtocol {
 		return nil
 	}
-	_, err := origin.Write(appendProxyHeader(nil, at.addr, svc.Public, at.agent.Agent))
+	_, err := origin.Write(appendProxyHeader(nil, at.addrNow(), svc.Public, at.agent.Agent))
 	if err != nil {
 		reset(origin)
 	}
@@ -107,21 +111,13 @@ func (a *Anchor) refuse(at *attached, st *session.Stream, svc Service, err error
 	a.fail(at, st, svc.Name, &failure{code, words[code], err})
 }
 
-func (at *attached) use(name string, n int) {
-	at.mu.Lock()
-	defer at.mu.Unlock()
-	if at.inUse[name] += n; at.inUse[name] == 0 {
-		delete(at.inUse, name)
-	}
-}
-
 func permitted(s Service, id proto.Identity) bool {
 	return len(s.Groups) == 0 || slices.ContainsFunc(s.Groups, func(g string) bool { return slices.Contains(id.Groups, g) })
 }
 
-// wait waits for the origin, until the agent gives the stream up.
-func (a *Anchor) wait(ctx context.Context, st *session.Stream, d Dialing) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.DialTimeout)
+// wait waits for the origin, until the stream is given up or its session ends.
+func (a *Anchor) wait(st *session.Stream, d Dialing) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), a.cfg.DialTimeout)
 	defer cancel()
 	go func() {
 		select {

@@ -121,8 +121,7 @@ func newRequest(key ed25519.PrivateKey) ([]byte, error) {
 	return der, nil
 }
 
-// identityOfKind is what a node of a kind is in its certificate. In this version each edge is its
-// own anchor.
+// identityOfKind is what a node of a kind is in its certificate. Each edge can be an anchor too.
 func identityOfKind(fleet string, id proto.NodeID, kind string) proto.Identity {
 	out := proto.Identity{Fleet: fleet, Node: id}
 	switch kind {

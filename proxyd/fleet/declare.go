@@ -30,6 +30,7 @@ type DeclaredService struct {
 	Groups        []string
 	Plain         string
 	ProxyProtocol bool
+	Anchors       []string // names of nodes, in order of preference; empty: the fleet's order
 }
 
 // DeclaredNode is one [[node]].
@@ -39,7 +40,31 @@ type DeclaredNode struct {
 	Public     []netip.Addr
 	LinkPort   uint16
 	Backplane  netip.AddrPort
+	RelayPorts []uint16
 	Neighbours []string
+}
+
+// anchorsOf are who may end the sessions of a service, in order of preference. By default those are the nodes of kind
+// anchor, or, where there are none, the hidden edges before the entries: an address that is secret is attacked last.
+func anchorsOf(decl Declaration, l *ledger, s DeclaredService) (out []proto.NodeID) {
+	for _, name := range s.Anchors {
+		out = append(out, l.node(name).ID)
+	}
+	if len(out) > 0 {
+		return out
+	}
+	of := func(kind string) (ids []proto.NodeID) {
+		for _, n := range decl.Nodes {
+			if n.Kind == kind {
+				ids = append(ids, l.node(n.Name).ID)
+			}
+		}
+		return ids
+	}
+	if anchors := of(KindAnchor); len(anchors) > 0 {
+		return anchors
+	}
+	return append(of(KindHidden), of(KindEntry)...)
 }
 
 // roleOf is the token role that lets a node of this kind join.

@@ -178,14 +178,17 @@ func documents(decl Declaration, l *ledger, now time.Time) (document, proto.Cata
 		f.Revoked = append(f.Revoked, r.Serial)
 	}
 	for _, s := range decl.Services {
-		f.Services = append(f.Services, proto.FleetService(s))
-		// No anchors: in this version each edge is its own, which is the last choice in any case.
-		c.Services = append(c.Services, proto.CatalogueService{Name: s.Name, Public: s.Public, Groups: s.Groups})
+		f.Services = append(f.Services, proto.FleetService{
+			Name: s.Name, Public: s.Public, Origin: s.Origin, Groups: s.Groups, Plain: s.Plain, ProxyProtocol: s.ProxyProtocol,
+		})
+		c.Services = append(c.Services, proto.CatalogueService{
+			Name: s.Name, Public: s.Public, Groups: s.Groups, Anchors: anchorsOf(decl, l, s),
+		})
 	}
 	for _, n := range decl.Nodes {
 		f.Nodes = append(f.Nodes, proto.FleetNode{
 			ID: l.node(n.Name).ID, Name: n.Name, Kind: n.Kind, Public: n.Public, LinkPort: n.LinkPort,
-			Backplane: n.Backplane, Neighbours: neighboursOf(decl, l, n),
+			Backplane: n.Backplane, Relay: n.RelayPorts, Neighbours: neighboursOf(decl, l, n),
 		})
 		if n.Kind == KindEntry { // a hidden edge's address is never in here
 			c.Entries = append(c.Entries, proto.CatalogueEntry{Node: l.node(n.Name).ID, Name: n.Name, Addrs: n.Public, LinkPort: n.LinkPort})

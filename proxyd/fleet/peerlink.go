@@ -17,6 +17,7 @@ import (
 type peerLink struct {
 	node proto.FleetNode
 	conn *tls.Conn
+	key  relayKeyOf    // of what is relayed from one end to the other
 	out  chan []byte   // any goroutine sends; the writer takes; when full a message is refused
 	done chan struct{} // closed by close
 

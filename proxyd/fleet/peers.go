@@ -37,6 +37,9 @@ type PeersConfig struct {
 	Heartbeat func() proto.Heartbeat // what this node says of itself each second
 	Dial      func(ctx context.Context, network, addr string) (net.Conn, error)
 	Listen    func(ctx context.Context, addr netip.AddrPort) (net.Listener, error)
+	// RelayLost is called for a node that may relay no more, neither to this one nor for it: it was revoked, or is
+	// declared no longer. It must not block. May be nil.
+	RelayLost func(proto.NodeID)
 	Log       *slog.Logger
 }
 
@@ -62,6 +65,7 @@ type Peers struct {
 	refused uint64
 	told    uint64        // version of the documents that Handler knows
 	changed chan struct{} // closed and replaced when the documents change
+	relay   relayKeys
 
 	sem chan struct{} // bounds requests to the signer that are being answered
 	wg  sync.WaitGroup
@@ -110,6 +114,7 @@ func NewPeers(cfg PeersConfig) (*Peers, error) {
 		cfg: cfg, log: cfg.Log,
 		links: map[proto.NodeID][]*peerLink{}, peers: map[proto.NodeID]*peer{},
 		told: cfg.State.Doc().Version, changed: make(chan struct{}), sem: make(chan struct{}, maxSigning),
+		relay: newRelayKeys(),
 	}
 	if cfg.Signer != nil {
 		cfg.Signer.mu.Lock()

@@ -13,7 +13,8 @@ import (
 	"migrationsensor/proto"
 )
 
-// wanted is whom this node dials: the signing node and its neighbours.
+// wanted is whom this node dials: the signing node, its neighbours and, as an edge, whoever may be the anchor of what
+// it passes on.
 func (p *Peers) wanted() map[proto.NodeID]proto.FleetNode {
 	out := map[proto.NodeID]proto.FleetNode{}
 	doc, self := p.cfg.State.Doc(), p.cfg.State.Node().ID
@@ -22,7 +23,11 @@ func (p *Peers) wanted() map[proto.NodeID]proto.FleetNode {
 			out[n.ID] = n
 		}
 	}
-	for _, id := range p.cfg.State.neighbours() {
+	also := p.cfg.State.neighbours()
+	if roleOf(p.cfg.State.Node().Kind) == proto.RoleEdge {
+		also = append(also, p.cfg.State.Anchors()...)
+	}
+	for _, id := range also {
 		if n, ok := doc.Node(id); ok {
 			out[id] = n
 		}
@@ -59,8 +64,9 @@ func (p *Peers) dialAll(ctx context.Context) {
 	}
 }
 
-// dropStrangers closes links with whom the documents no longer know.
+// dropStrangers closes links with whom the documents no longer know, and forgets what they could relay with.
 func (p *Peers) dropStrangers() {
+	p.dropRelayKeys()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, links := range p.links {

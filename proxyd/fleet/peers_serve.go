@@ -28,6 +28,7 @@ func (p *Peers) start(ctx context.Context, node proto.FleetNode, conn *tls.Conn)
 	}
 	first := len(p.links[node.ID]) == 0
 	p.links[node.ID] = append(p.links[node.ID], l)
+	p.relay.add(l)
 	if first {
 		known.since, known.lastError = time.Now(), ""
 	}
@@ -56,6 +57,7 @@ func (p *Peers) ended(l *peerLink) {
 	p.mu.Lock()
 	id := l.node.ID
 	p.links[id] = slices.DeleteFunc(p.links[id], func(o *peerLink) bool { return o == l })
+	p.relay.ended(l, p.cfg.State.now())
 	last := len(p.links[id]) == 0
 	if last {
 		delete(p.links, id)
@@ -172,6 +174,7 @@ func (p *Peers) documentsChanged() {
 		return
 	}
 	p.told = doc.Version
+	defer p.dropRelayKeys()
 	close(p.changed) // dialAll drops whom the documents no longer know, and dials the new ones
 	p.changed = make(chan struct{})
 	var all []*peerLink

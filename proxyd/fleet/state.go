@@ -49,7 +49,8 @@ type State struct {
 	fleetRaw  []byte
 	catalogue []byte
 	catVer    uint64
-	issuers   int // numbers given to neighbours when the keyring was last filled
+	anchors   []proto.NodeID // that the catalogue names, each once
+	issuers   int            // numbers given to neighbours when the keyring was last filled
 }
 
 // OpenState reads the state directory of a node that has joined (ErrNotJoined otherwise). A nil now
@@ -163,7 +164,14 @@ func (s *State) setCatalogue(raw []byte) (changed bool, err error) {
 	if err := s.keepLocked(fileCatalogue, raw); err != nil {
 		return false, err
 	}
-	s.catalogue, s.catVer = raw, c.Version
+	s.catalogue, s.catVer, s.anchors = raw, c.Version, nil
+	for _, v := range c.Services {
+		for _, id := range v.Anchors {
+			if !slices.Contains(s.anchors, id) {
+				s.anchors = append(s.anchors, id)
+			}
+		}
+	}
 	return true, nil
 }
 
@@ -200,6 +208,13 @@ func (s *State) Catalogue() []byte {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.catalogue
+}
+
+// Anchors returns the nodes that the CATALOGUE names as anchors of some service.
+func (s *State) Anchors() []proto.NodeID {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.anchors
 }
 
 // Self returns this node as it is declared; false if it is no longer.

@@ -29,6 +29,7 @@ type Config struct {
 	Self   proto.NodeID
 	Peers  Peers
 	Budget int // hidden addresses that one agent may be told; 0 means 4
+	Rate   int // new links a second that a next proxy admits: clients are spread over it; 0: all at once
 	Now    func() time.Time
 	Log    *slog.Logger
 }
@@ -45,7 +46,8 @@ type Informer struct {
 	conditions map[proto.NodeID]condition
 	told       map[proto.AgentID][]proto.NodeID
 	members    map[*Member]struct{}
-	counter    uint64 // of migration notifications, rising
+	preferred  proto.NodeID // by an operator; zero: none
+	counter    uint64       // of migration notifications, rising
 	round      uint64
 	stats      Stats
 }
@@ -99,6 +101,16 @@ func (i *Informer) Heard(n proto.NodeID, up, attacked bool) {
 	i.conditions[n] = c
 }
 
+// Away notes that a neighbour says it takes nobody, and why: "draining", "suspended", "stopping".
+// Empty: it does.
+func (i *Informer) Away(n proto.NodeID, why string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	c := i.conditions[n]
+	c.away = why
+	i.conditions[n] = c
+}
+
 // Stats returns the counts so far.
 func (i *Informer) Stats() Stats {
 	i.mu.Lock()
@@ -106,7 +118,7 @@ func (i *Informer) Stats() Stats {
 	return i.stats
 }
 
-// Disclosed returns, for each neighbour by name, how many agents have been told its address.
+// Disclosed returns, for each hidden neighbour by name, how many agents have been told its address.
 func (i *Informer) Disclosed() map[string]int {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -125,11 +137,15 @@ func (i *Informer) Disclosed() map[string]int {
 	return out
 }
 
-// tellLocked notes that the agent is told n's address.
-func (i *Informer) tellLocked(agent proto.AgentID, n proto.NodeID) {
-	told := i.told[agent]
-	if slices.Contains(told, n) {
+// tellLocked notes that the agent is told n's address: the newest is the last. That of an entry is no
+// disclosure.
+func (i *Informer) tellLocked(agent proto.AgentID, n Neighbour) {
+	if n.Entry {
 		return
+	}
+	told := i.told[agent]
+	if at := slices.Index(told, n.Node); at >= 0 {
+		told = slices.Delete(slices.Clone(told), at, at+1)
 	}
 	if told == nil && len(i.told) >= maxTold {
 		for victim := range i.told { // any: the count is for the operator, not a gate
@@ -137,7 +153,7 @@ func (i *Informer) tellLocked(agent proto.AgentID, n proto.NodeID) {
 			break
 		}
 	}
-	i.told[agent] = append(told, n)
+	i.told[agent] = append(told, n.Node)
 }
 
 // seen puts an address into the form that notifications carry.

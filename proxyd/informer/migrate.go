@@ -28,8 +28,35 @@ type Member struct {
 	Services []string
 
 	// guarded by Informer.mu
-	asked proto.MigrateID // the migration notification it was sent last
-	acked bool
+	since   time.Time
+	asked   proto.MigrateID // the migration notification it was sent last
+	acked   bool
+	to      proto.NodeID  // where it sends it
+	askedAt time.Time     // when it was sent last
+	spread  time.Duration // its start_after
+	left    bool
+}
+
+// remindAfter and stuckAfter are when an agent that is still here is sent its notification again: it
+// acknowledged nothing, or it did and did not go (ours). The same one, which an agent that is moving
+// ignores.
+const (
+	remindAfter = 3 * time.Second
+	stuckAfter  = 10 * time.Second
+)
+
+// askLocked makes a new notification, which nobody was sent yet.
+func (m *Member) askLocked(id proto.MigrateID, to proto.NodeID) {
+	m.asked, m.acked, m.to, m.askedAt = id, false, to, time.Time{}
+}
+
+// due reports whether a notification that was sent needs sending again.
+func (m *Member) due(now time.Time) bool {
+	after := remindAfter
+	if m.acked {
+		after = stuckAfter
+	}
+	return !m.askedAt.IsZero() && now.Sub(m.askedAt) >= after+m.spread
 }
 
 // Join adds a connected agent; leave takes it away again.
@@ -37,10 +64,12 @@ func (i *Informer) Join(m *Member) (leave func()) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.members[m] = struct{}{}
+	m.since = i.cfg.Now()
 	return func() {
 		i.mu.Lock()
 		defer i.mu.Unlock()
 		delete(i.members, m)
+		m.left = true
 	}
 }
 
@@ -85,7 +114,7 @@ func (i *Informer) Begin(round uint64) {
 	defer i.mu.Unlock()
 	i.round = round
 	for m := range i.members {
-		m.asked, m.acked = proto.MigrateID{}, false
+		m.askLocked(proto.MigrateID{}, proto.NodeID{})
 	}
 }
 
@@ -98,24 +127,30 @@ func (i *Informer) Round() uint64 {
 
 // Migrate moves every connected agent that was not yet asked in this round (paper section 4.2.3):
 // first each next proxy learns which clients will come and acknowledges, for at most 150 ms, then
-// each agent learns where to go. left is how many agents have no next proxy.
+// each agent learns where to go. Who came back is asked anew, who does not go is asked again, and who
+// is on its way to a proxy that is attacked meanwhile is sent elsewhere. left is how many agents have
+// no next proxy.
 func (i *Informer) Migrate(ctx context.Context, deadline time.Duration) (left int) {
+	return i.move(ctx, Order{Deadline: deadline})
+}
+
+func (i *Informer) move(ctx context.Context, o Order) (left int) {
 	for { // again for those whose next proxy was busy: it is not permitted any more
-		plan, left := i.plan()
+		plan, left := i.plan(o)
 		if len(plan) == 0 {
 			return left
 		}
 		var again atomic.Bool
 		var wg sync.WaitGroup
-		for node, moves := range plan {
+		for _, moves := range plan {
 			wg.Go(func() {
-				if !i.announce(ctx, node, moves) {
+				if !i.announce(ctx, moves) {
 					i.takeBack(moves)
 					again.Store(true)
 					return
 				}
 				for _, mv := range moves {
-					wg.Go(func() { i.notify(mv, deadline) })
+					wg.Go(func() { i.notify(mv, o.Deadline) })
 				}
 			})
 		}
@@ -129,30 +164,63 @@ func (i *Informer) Migrate(ctx context.Context, deadline time.Duration) (left in
 // move is one agent's way in a round.
 type move struct {
 	member *Member
-	target proto.Target
+	next   Neighbour
 	id     proto.MigrateID
+	spread time.Duration // the same for all that go to one proxy
 }
 
-// plan gives each agent that was not asked yet its next proxy.
-func (i *Informer) plan() (_ map[proto.NodeID][]move, left int) {
+// plan gives each agent that is to be asked its next proxy.
+func (i *Informer) plan(o Order) (_ map[proto.NodeID][]move, left int) {
 	now := i.cfg.Now()
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	out := make(map[proto.NodeID][]move)
 	for m := range i.members {
-		if m.asked != (proto.MigrateID{}) {
+		if !o.wants(m) {
 			continue
 		}
-		n, ok := i.pickLocked(m.Agent, now)
+		if n, ok := i.boundLocked(m, now); ok {
+			if m.due(now) {
+				out[n.Node] = append(out[n.Node], move{member: m, next: n, id: m.asked})
+			}
+			continue
+		}
+		n, ok := i.pickLocked(m.Agent, now, o)
 		if !ok {
 			left++
 			continue
 		}
 		i.counter++
-		m.asked = proto.MigrateID{Edge: i.cfg.Self, Counter: i.counter}
-		out[n.Node] = append(out[n.Node], move{m, n.target(m.Agent), m.asked})
+		m.askLocked(proto.MigrateID{Edge: i.cfg.Self, Counter: i.counter}, n.Node)
+		out[n.Node] = append(out[n.Node], move{member: m, next: n, id: m.asked})
+	}
+	for _, moves := range out {
+		spread := i.spread(len(moves))
+		for k := range moves {
+			moves[k].spread = spread
+		}
 	}
 	return out, left
+}
+
+// spread is the time over which clients of one next proxy are to come, so that it admits each at once.
+func (i *Informer) spread(clients int) time.Duration {
+	if i.cfg.Rate <= 0 {
+		return 0
+	}
+	return time.Duration(clients) * time.Second / time.Duration(i.cfg.Rate)
+}
+
+// boundLocked is where an agent was sent, if that is still good. A proxy that filled up took it before.
+func (i *Informer) boundLocked(m *Member, now time.Time) (Neighbour, bool) {
+	if m.asked == (proto.MigrateID{}) || i.conditions[m.to].lost(now) != "" {
+		return Neighbour{}, false
+	}
+	at := slices.IndexFunc(i.neighbours, func(n Neighbour) bool { return n.Node == m.to && n.HasKey })
+	if at < 0 {
+		return Neighbour{}, false
+	}
+	return i.neighbours[at], true
 }
 
 // takeBack makes moves that were planned, but not notified, open again.
@@ -160,19 +228,24 @@ func (i *Informer) takeBack(moves []move) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for _, mv := range moves {
-		mv.member.asked = proto.MigrateID{}
+		mv.member.askLocked(proto.MigrateID{}, proto.NodeID{})
 	}
 }
 
 // announce sends the current user connections' information to a next proxy; false if that is busy.
-func (i *Informer) announce(ctx context.Context, node proto.NodeID, moves []move) bool {
+func (i *Informer) announce(ctx context.Context, moves []move) bool {
+	node := moves[0].next.Node
 	for len(moves) > 0 {
 		n := min(len(moves), userInfoMax)
 		msg := &proto.UserInfo{Round: i.Round()}
 		for _, mv := range moves[:n] {
+			anchor := node
+			if mv.member.Session != (proto.SessionID{}) { // it is held here
+				anchor = i.cfg.Self
+			}
 			msg.Clients = append(msg.Clients, proto.UserInfoClient{
 				Agent: mv.member.Agent, Addr: seen(mv.member.Addr).Addr(), Session: mv.member.Session,
-				Anchor: node, Services: mv.member.Services, Expiry: admitFor,
+				Anchor: anchor, Services: mv.member.Services, StartAfter: mv.spread, Expiry: admitFor,
 			})
 		}
 		moves = moves[n:]
@@ -194,14 +267,16 @@ func (i *Informer) announce(ctx context.Context, node proto.NodeID, moves []move
 
 // notify sends one agent its migration notification.
 func (i *Informer) notify(mv move, deadline time.Duration) {
+	m := mv.member
 	i.mu.Lock()
 	i.stats.Migrate++
-	i.tellLocked(mv.member.Agent, mv.target.Node)
+	i.tellLocked(m.Agent, mv.next)
+	m.askedAt, m.spread = i.cfg.Now(), mv.spread
 	i.mu.Unlock()
-	err := mv.member.Send(&proto.Migrate{
-		ID: mv.id, Targets: []proto.Target{mv.target}, Deadline: deadline,
+	err := m.Send(&proto.Migrate{
+		ID: mv.id, Targets: []proto.Target{mv.next.target(m.Agent)}, StartAfter: mv.spread, Deadline: deadline,
 	})
 	if err != nil {
-		i.log.Info("migration notification not delivered", "agent", mv.member.Agent, "err", err)
+		i.log.Info("migration notification not delivered", "agent", m.Agent, "err", err)
 	}
 }

@@ -37,12 +37,12 @@ func (i *Informer) Transfer(v proto.Verified, from netip.AddrPort) (_ proto.Repl
 	from = seen(from)
 	now := i.cfg.Now()
 	i.mu.Lock()
-	n, ok := i.pickLocked(v.Agent, now)
+	n, ok := i.pickLocked(v.Agent, now, Order{})
 	if !ok {
 		i.mu.Unlock()
 		return proto.Reply{}, false
 	}
-	i.tellLocked(v.Agent, n.Node)
+	i.tellLocked(v.Agent, n)
 	i.stats.Transfer++
 	round := i.round
 	i.mu.Unlock()

@@ -43,6 +43,13 @@ const help = `Example: a fleet of a signing node and an edge
   p1#   proxyd join --as p1 p1.token                       a file copied from the signing node
   p1#   proxyd run
   sign# proxyd token create --role agent --out me.token    for ms-agent up --token me.token
+
+Before maintenance of an edge, and after it
+
+  p1#   proxyd drain                                       its agents move and keep their connections
+  p1#   proxyd down                                        (this sends on who is left, too)
+  p1#   proxyd run
+  p2#   proxyd home                                        its agents go back to the entries
 `
 
 // cli is the command line.
@@ -54,11 +61,15 @@ type cli struct {
 	Token struct {
 		Create tokenCmd `cmd:"" help:"Make a token with which an agent, an edge or an anchor joins."`
 	} `cmd:"" help:"Tokens (on the signing node)."`
-	Join   joinCmd   `cmd:"" help:"Join a fleet as one of its declared nodes."`
-	Run    runCmd    `cmd:"" help:"Serve, until SIGTERM or proxyd down."`
-	Status statusCmd `cmd:"" help:"Show state, since when, why, rates, counts and peers."`
-	Down   downCmd   `cmd:"" help:"Stop the proxyd that runs here."`
-	Check  checkCmd  `cmd:"" help:"Check the configuration and whether this machine can run it."`
+	Join    joinCmd    `cmd:"" help:"Join a fleet as one of its declared nodes."`
+	Run     runCmd     `cmd:"" help:"Serve, until SIGTERM or proxyd down."`
+	Status  statusCmd  `cmd:"" help:"Show state, since when, why, rates, counts and peers."`
+	Agents  agentsCmd  `cmd:"" help:"List the agents that are connected here."`
+	Drain   drainCmd   `cmd:"" help:"Send every agent elsewhere, and whoever comes, until --undo."`
+	Migrate migrateCmd `cmd:"" help:"Send agents that are connected now elsewhere."`
+	Home    homeCmd    `cmd:"" help:"Send the agents here back to the entries that are not attacked."`
+	Down    downCmd    `cmd:"" help:"Stop the proxyd that runs here: its agents are sent on first; again: at once."`
+	Check   checkCmd   `cmd:"" help:"Check the configuration and whether this machine can run it."`
 }
 
 // env is what the commands have of the process.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -94,6 +95,7 @@ func TestAFleetFromTheCommandLine(t *testing.T) {
 	m.must(`fleet "test": this machine is its signing node, "sign"`, "init", "-c", "@sign.toml")
 	m.refused("there is a fleet in this state directory already", "init", "-c", "@sign.toml")
 	m.must("one entry only", "check", "-c", "@sign.toml")
+	m.must(`no node of kind "anchor": sessions are held by edges`, "check", "-c", "@sign.toml")
 
 	m.refused("proxyd join --as NAME FILE", "run", "-c", "@p1.toml")
 	m.refused("proxyd is not running", "status", "-c", "@sign.toml")
@@ -104,6 +106,9 @@ func TestAFleetFromTheCommandLine(t *testing.T) {
 	m.waitRunning(ended)
 	m.refused("another proxyd runs", "run", "-c", "@sign.toml")
 	m.must("sign (signer, ", "status", "-c", "@sign.toml")
+	m.must("no agent is connected", "agents", "-c", "@sign.toml")
+	m.refused("no agent is connected to this node, which is no edge", "drain", "-c", "@sign.toml")
+	m.refused("no agent is connected to this node, which is no edge", "drain", "--undo", "-c", "@sign.toml")
 	m.must(`"kind": "signer"`, "status", "--json", "-c", "@sign.toml")
 
 	m.must("for role edge in ", "token", "create", "-c", "@sign.toml", "--role", "edge", "--node", "p1", "--out", "@p1.token")
@@ -194,7 +199,7 @@ func TestPrintStatus(t *testing.T) {
 	st := proxyd.Status{
 		Node: "p1", ID: "0011223344556677", Kind: "entry", State: proxyd.Defending, Since: now.Add(-5 * time.Second), Why: "syn 9000/s over 2000/s",
 		Frontends: []string{"p2"}, Rates: map[string]float64{"all": 9100, "syn": 9000}, Thresholds: map[string]float64{"syn": 2000},
-		Counts: map[string]uint64{"transfers": 4}, Agents: 3, Streams: 9, Disclosed: map[string]int{"p2": 3},
+		Counts: map[string]uint64{"transfers": 4}, Agents: 3, Leaving: &proxyd.Leaving{Agents: 3, Waiting: 1, Links: 6, Plain: 2}, Streams: 9, Disclosed: map[string]int{"p2": 3},
 		Peers: []proxyd.PeerStatus{{Name: "p2", Up: true, State: "active"}, {Name: "p3"}}, Version: "v1",
 	}
 	var b strings.Builder
@@ -204,6 +209,7 @@ func TestPrintStatus(t *testing.T) {
 	for _, want := range []string{
 		"p1 (entry, 0011223344556677) is defending since ", "(5s): syn 9000/s over 2000/s\n",
 		"frontend   p2\n", "3 agents, 9 streams", "syn        9000  threshold 2000  EXCEEDED\n", "all        9100  no threshold\n",
+		"left       3 agents (1 have not answered), 6 links, 2 plain connections\n",
 		"told       p2 to 3 agents\n", "peers      p2 up, active\n", "p3 down\n", "transfers 4",
 	} {
 		if !strings.Contains(b.String(), want) {
@@ -217,5 +223,19 @@ func TestLoggerIsJSONWithoutATerminal(t *testing.T) {
 	logger(&b, 0).InfoContext(context.Background(), "hello", "k", 1)
 	if !strings.HasPrefix(b.String(), `{"time":`) {
 		t.Errorf("got %s", b.String())
+	}
+}
+
+func TestAnchorWarnings(t *testing.T) {
+	for addr, want := range map[string]string{
+		"10.0.0.3:7444": "", "[fd00::3]:7444": "", "100.64.0.3:7444": "",
+		"203.0.113.3:7444": `the anchor "a1" has the public address 203.0.113.3`,
+	} {
+		cfg := proxyd.Config{Fleet: "test", Nodes: []proxyd.NodeConfig{
+			{Name: "p1", Kind: "entry"}, {Name: "p2", Kind: "entry"}, {Name: "a1", Kind: "anchor", Backplane: netip.MustParseAddrPort(addr)},
+		}}
+		if got := strings.Join(warnings(cfg), "\n"); want == "" && got != "" || !strings.Contains(got, want) {
+			t.Errorf("%s: got %q, want %q", addr, got, want)
+		}
 	}
 }

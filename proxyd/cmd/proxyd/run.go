@@ -3,6 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/netip"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
 
 	"migrationsensor/proxyd"
 	"migrationsensor/proxyd/fleet"
@@ -28,7 +33,27 @@ func (c *runCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	defer hurry(p)()
 	return p.Run(e.ctx)
+}
+
+// hurry makes a second signal stop p at once, but in order: what is on the host is undone. A third kills.
+func hurry(p *proxyd.Proxy) (done func()) {
+	signals, ended := make(chan os.Signal, 2), make(chan struct{})
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for range 2 { // the first one ended the context
+			select {
+			case <-signals:
+			case <-ended:
+				return
+			}
+		}
+		p.Stop()
+		signal.Stop(signals)
+	})
+	return func() { close(ended); wg.Wait(); signal.Stop(signals) }
 }
 
 // ready says, in one sentence with the remedy, what keeps this machine from running, and else who
@@ -63,10 +88,10 @@ func (checkCmd) Example() string { return "  proxyd check --config p1.toml\n" }
 // Help lists what a configuration can say.
 func (checkCmd) Help() string {
 	return "Keys of proxyd.toml, everywhere: state, socket, log_level. " +
-		"Signing node: fleet; [[service]] name, public, origin, groups, plain, proxy_protocol; " +
-		"[[node]] name, kind, public, link_port, backplane, neighbours. " +
+		"Signing node: fleet; [[service]] name, public, origin, groups, plain, proxy_protocol, anchors; " +
+		"[[node]] name, kind, public, link_port, backplane, relay_ports, neighbours. " +
 		"Edge: interface; [detector] interval; [detector.threshold] all, syn, icmp, udp; " +
-		"[attack] quiet, suspend_after; [syn_checker] p, syn_limit; [firewall] allow."
+		"[attack] quiet, suspend_after; [syn_checker] p, syn_limit; [firewall] allow; [admission] rate, burst; stop_wait."
 }
 
 // Run checks configuration, membership and rights, and starts nothing.
@@ -87,13 +112,25 @@ func (c *checkCmd) Run(e *env) error {
 	return nil
 }
 
+// public reports whether the address is one of the internet's.
+func public(a netip.Addr) bool {
+	shared := netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
+	return a.IsGlobalUnicast() && !a.IsPrivate() && !shared.Contains(a.Unmap())
+}
+
 // warnings are things that work and should be known.
 func warnings(cfg proxyd.Config) []string {
 	var out []string
-	entries := 0
+	entries, anchors := 0, 0
 	for _, n := range cfg.Nodes {
 		if n.Kind == fleet.KindEntry {
 			entries++
+		}
+		if n.Kind == fleet.KindAnchor {
+			anchors++
+			if public(n.Backplane.Addr()) {
+				out = append(out, fmt.Sprintf("the anchor %q has the public address %s: nobody but edges needs to reach it, and it can be attacked there; give it a private one", n.Name, n.Backplane.Addr()))
+			}
 		}
 		for _, a := range n.Public {
 			if n.Backplane.Addr() == a {
@@ -103,6 +140,9 @@ func warnings(cfg proxyd.Config) []string {
 	}
 	if cfg.Signing() && entries == 1 {
 		out = append(out, "one entry only: agents that lose it without a word have nowhere to ask; declare a second")
+	}
+	if cfg.Signing() && anchors == 0 {
+		out = append(out, "no node of kind \"anchor\": sessions are held by edges, and end with the edge that holds them; declare one beside the origin")
 	}
 	if cfg.Signing() && entries == 0 {
 		out = append(out, "no entry: no agent can come in; declare a [[node]] of kind \"entry\"")

@@ -42,13 +42,17 @@ func (c *statusCmd) Run(e *env) error {
 
 type downCmd struct{}
 
+func (downCmd) Help() string {
+	return "The agents are sent to another proxy first, for at most stop_wait (5s); a second `proxyd down`, or a signal, stops at once."
+}
+
 // Run stops the proxyd that runs here, and returns when it has ended.
 func (c *downCmd) Run(e *env) error {
 	cfg, err := e.config()
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(e.ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(e.ctx, 30*time.Second+cfg.StopWait.Duration)
 	defer cancel()
 	return proxyd.ControlDown(ctx, cfg.Socket)
 }
@@ -64,13 +68,22 @@ func printStatus(w io.Writer, st proxyd.Status, now time.Time) error {
 	}
 	fmt.Fprintln(w)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	if st.Kind != "signer" {
+	if st.Kind == "anchor" {
+		fmt.Fprintf(tw, "holds\t%d sessions, %d streams, %d links\n", st.Sessions, st.Streams, st.Links)
+	}
+	if len(st.Via) > 0 {
+		fmt.Fprintf(tw, "links\t%s\n", pairs(st.Via, "by way of %s %d"))
+	}
+	if st.Kind == "entry" || st.Kind == "hidden" {
 		frontends := strings.Join(st.Frontends, ", ")
 		if frontends == "" {
 			frontends = "nobody"
 		}
 		fmt.Fprintf(tw, "frontend\t%s\n", frontends)
-		fmt.Fprintf(tw, "clients\t%d agents, %d streams, %d plain connections, %d addresses admitted\n", st.Agents, st.Streams, st.Plain, st.Admitted)
+		fmt.Fprintf(tw, "clients\t%d agents, %d streams, %d links (%d passed on), %d plain connections, %d addresses admitted\n", st.Agents, st.Streams, st.Links, st.Relayed, st.Plain, st.Admitted)
+	}
+	if l := st.Leaving; l != nil {
+		fmt.Fprintf(tw, "left\t%d agents (%d have not answered), %d links, %d plain connections\n", l.Agents, l.Waiting, l.Links, l.Plain)
 	}
 	printRates(tw, st)
 	if len(st.Disclosed) > 0 {
