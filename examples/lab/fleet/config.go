@@ -13,7 +13,7 @@ import (
 )
 
 // HaveAnchor says that proxyd can be a node of kind anchor.
-const HaveAnchor = false
+const HaveAnchor = true
 
 // FileSize is the paper's picture, 760 KB.
 const FileSize = 760 * 1024
