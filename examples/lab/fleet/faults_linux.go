@@ -98,9 +98,12 @@ func (f *Fleet) ResetLinks(name string) (int, error) {
 	return n, err
 }
 
-// CrowdToken makes a token that any number of agents may use, and returns its file.
+// CrowdToken is the file of a token that any number of agents may use.
 func (f *Fleet) CrowdToken(ctx context.Context) (file string, err error) {
 	const name = "crowd"
+	if _, err := os.Stat(f.dirs.token(name)); err == nil {
+		return f.dirs.token(name), nil
+	}
 	return f.dirs.token(name), f.makeToken(ctx, name, "--role", "agent", "--open")
 }
 
