@@ -43,7 +43,7 @@ backplane = "10.0.0.3:7444"
 `
 
 func TestConfig(t *testing.T) {
-	cfg, err := ParseConfig("f", []byte(goodConfig+"[detector]\ninterval='2s'\nthreshold = {syn = 5}\n[firewall]\nallow=['198.18.0.0/24']"))
+	cfg, err := ParseConfig("f", []byte(goodConfig+"[detector]\ninterval='2s'\nthreshold = {syn = 5}\n[firewall]\nallow=['198.18.0.0/24']\n[admission]\nrate=0\nburst=0"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,6 +52,9 @@ func TestConfig(t *testing.T) {
 	}
 	if th := cfg.Detector.Threshold; th.SYN != 5 || th.ICMP != 1000 || cfg.Detector.Interval.Duration != 2*time.Second {
 		t.Errorf("a key that is not written has its default: %+v", cfg.Detector)
+	}
+	if cfg.Admission != (AdmissionConfig{}) || cfg.StopWait.Duration != 5*time.Second {
+		t.Errorf("without a limit of links: %+v; a stop waits %v by default", cfg.Admission, cfg.StopWait)
 	}
 	if p := cfg.Nodes[2].RelayPorts; !slices.Equal(p, []uint16{7445, 7446, 7447, 7448}) || cfg.Nodes[0].RelayPorts != nil {
 		t.Errorf("relay ports of an edge %v, of the signing node %v", p, cfg.Nodes[0].RelayPorts)
@@ -80,6 +83,10 @@ func TestConfigMistakes(t *testing.T) {
 		{"relative state", "state = 'x'", `f:1:1: state: "x" is not an absolute path: write a directory`},
 		{"share above 1", "[syn_checker]\np = 1.5", "f:2:1: syn_checker.p: 1.5 is not between 0 and 1: write a share"},
 		{"not a number", "[syn_checker]\np = nan", "f:2:1: syn_checker.p: NaN is not between"},
+		{"a stop that waits for hours", "stop_wait = '2h'", "f:1:1: stop_wait: 2h0m0s is not between 0s and 1m: write a duration"},
+		{"negative admission", "[admission]\nrate = -1", "f:2:1: admission.rate: -1 is not between 0 and 1000000: write new links per second"},
+		{"rate that lets nobody in", "[admission]\nburst = 0", "f:2:1: admission.burst: 0 is not between 1 and 1000000: write a number of links"},
+		{"part of a link", "[admission]\nrate = 0.5", "f:2:1: admission.rate: is a"},
 		{"negative threshold", "[detector.threshold]\nsyn = -1", "f:2:1: detector.threshold.syn: -1 is not a rate"},
 		{"no fleet", in(`fleet = "example"`, ""), "f:1:1: fleet: services and nodes are declared, but no fleet: this is the signing node: add fleet"},
 		{"bad fleet name", in(`"example"`, `"a/b"`), `f:3:1: fleet: "a/b" is not a name`},

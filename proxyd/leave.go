@@ -45,7 +45,7 @@ func (e *edge) leave(ctx context.Context) {
 		}
 	}
 	now, _ := e.informer.Members()
-	e.log.Info("stopping: agents were sent on", "agents", agents, "left", now, "links", e.acceptor.DataLinks(), "took", e.host.Now().Sub(began))
+	e.log.Info("stopping: agents were sent on", "agents", agents, "left", now, "links", e.acceptor.DataLinks(), "streams", e.anchor.Streams(), "took", e.host.Now().Sub(began))
 }
 
 // left reports whether nothing that could move is here any more.

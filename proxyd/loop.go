@@ -67,8 +67,12 @@ func (e *edge) loop(ctx context.Context) error {
 		if v := e.verdict.Load(); v != nil {
 			attacked = v.Attack
 		}
-		if err := e.actAll(ctx, e.step(attacked, was)); err != nil {
+		acts := e.step(attacked, was)
+		if err := e.actAll(ctx, acts); err != nil {
 			return err
+		}
+		if len(acts) > 0 {
+			e.announce()
 		}
 		was = attacked
 		e.door.refresh()

@@ -35,6 +35,7 @@ type MoveProgress struct {
 	Gone         int    `json:"gone"`    // none of their links is here any more
 	Nowhere      int    `json:"nowhere"` // no neighbour may take them
 	Plain        int    `json:"plain"`   // connections without an agent, which cannot move
+	Held         int    `json:"held"`    // streams whose anchor is this node: they go on, and end with it
 	Over         bool   `json:"over"`    // the last one: all are gone, or the time is up
 	Error        string `json:"error,omitempty"`
 }
@@ -117,7 +118,7 @@ func (e *edge) progress(mv *informer.Moving) MoveProgress {
 	p := mv.Progress(func(a proto.AgentID) bool { return here[a] })
 	return MoveProgress{
 		Agents: p.Agents, Told: p.Told, Acknowledged: p.Acknowledged, Gone: p.Gone, Nowhere: p.Nowhere,
-		Plain: e.packets.Stats().Open,
+		Plain: e.packets.Stats().Open, Held: e.anchor.Streams(),
 	}
 }
 

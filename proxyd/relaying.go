@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -16,8 +15,12 @@ import (
 	"migrationsensor/proxyd/anchor"
 )
 
-// isAnchor reports whether data links may be passed on to the node.
-func (p *Proxy) isAnchor(id proto.NodeID) bool { return slices.Contains(p.state.Anchors(), id) }
+// isAnchor reports whether data links may be passed on to the node: to every one that takes them. An agent that had no
+// other anchor than its edge keeps it when it moves on, whatever the catalogue says.
+func (p *Proxy) isAnchor(id proto.NodeID) bool {
+	n, ok := p.state.Doc().Node(id)
+	return ok && len(n.Relay) > 0
+}
 
 // dialAnchor connects to the anchor that a data link names, at any of its relay ports, and vouches for the agent.
 func (p *Proxy) dialAnchor(ctx context.Context, v proto.Verified, from netip.AddrPort) (net.Conn, error) {

@@ -48,7 +48,7 @@ type Acceptor struct {
 	// Relay connects to the anchor that a data link names in this node's place, and writes the relay header; the
 	// Acceptor passes the rest on. It has until ctx is done; an error is answered with a sealed RETRY. May be nil.
 	Relay func(ctx context.Context, v proto.Verified, from netip.AddrPort) (anchor net.Conn, err error)
-	// Anchors reports whether a data link may be passed on to the node: the catalogue names it. May be nil: to none.
+	// Anchors reports whether a data link may be passed on to the node. May be nil: to none.
 	Anchors func(proto.NodeID) bool
 
 	Clock      func() time.Time // nil: time.Now

@@ -104,7 +104,8 @@ func (st *Stream) grantLocked() {
 	}
 	s := st.s
 	if grow := min(st.window, uint64(s.cfg.MaxWindow)-min(st.window, uint64(s.cfg.MaxWindow))); grow > 0 &&
-		st.recvRead-st.grownAt >= st.window/2 && st.recv.n <= int(st.window/8) && s.grown+int(grow) <= s.cfg.MaxSession/2 {
+		st.recvRead-st.grownAt >= st.window/2 && st.recv.n <= int(st.window/8) && s.grown+int(grow) <= s.cfg.MaxSession/2 &&
+		s.cfg.Budget.Take(int(grow)) {
 		s.grown += int(grow)
 		st.window += grow
 		st.grownAt = st.recvRead

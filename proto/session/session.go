@@ -89,6 +89,13 @@ type Budget interface {
 	Give(n int)      // n bytes back
 }
 
+// unlimited is the budget of a session that shares none.
+type unlimited struct{}
+
+func (unlimited) Take(int) bool { return true }
+func (unlimited) Must(int)      {}
+func (unlimited) Give(int)      {}
+
 // Session is one end. It is safe for concurrent use.
 type Session struct {
 	cfg  Config
@@ -135,6 +142,9 @@ func New(cfg Config) *Session {
 	def(&cfg.MaxWindow, defaultMaxWindow)
 	def(&cfg.MaxSession, defaultMaxSession)
 	def(&cfg.MaxStreams, defaultMaxStreams)
+	if cfg.Budget == nil {
+		cfg.Budget = unlimited{}
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -303,8 +313,9 @@ func (s *Session) Begin(service string) (*Stream, error) {
 // addLocked makes a stream. Its first window is small when the session's share of memory is used.
 func (s *Session) addLocked(id uint32, service string) *Stream {
 	first := s.cfg.Window
-	if s.granted+first > s.cfg.MaxSession/2 {
+	if s.granted+first > s.cfg.MaxSession/2 || !s.cfg.Budget.Take(first) {
 		first = min(first, tightWindow)
+		s.cfg.Budget.Must(first)
 	}
 	s.granted += first
 	st := newStream(s, id, first)

@@ -208,7 +208,7 @@ func (st *Stream) Write(p []byte) (total int, err error) {
 		case len(p) == 0:
 			return total, nil
 		}
-		if n := min(st.roomLocked(), len(p)); n > 0 {
+		if n := st.takeLocked(min(st.roomLocked(), len(p))); n > 0 {
 			st.send.write(p[:n])
 			st.s.held += n
 			total += n
@@ -235,11 +235,23 @@ func (st *Stream) roomLocked() int {
 	return max(min(room, budget), 0)
 }
 
+// takeLocked charges n bytes to keep to the shared budget. Where that has not enough, the stream keeps no more than a small
+// window: its own ACKs wake its writer.
+func (st *Stream) takeLocked(n int) int {
+	if n <= 0 || st.s.cfg.Budget.Take(n) {
+		return n
+	}
+	n = max(min(n, tightWindow-st.send.n), 0)
+	st.s.cfg.Budget.Must(n)
+	return n
+}
+
 // dropSentLocked forgets the first n bytes of the send buffer.
 func (st *Stream) dropSentLocked(n int) {
 	s := st.s
 	st.send.drop(n)
 	s.held -= n
+	s.cfg.Budget.Give(n)
 	if len(s.starved) == 0 || s.held >= s.cfg.MaxSession {
 		return
 	}
@@ -392,6 +404,7 @@ func (st *Stream) removeLocked() {
 func (st *Stream) endLocked() {
 	st.s.granted -= st.first
 	st.s.grown -= int(st.window) - st.first
+	st.s.cfg.Budget.Give(int(st.window))
 	close(st.done)
 }
 

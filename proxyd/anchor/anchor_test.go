@@ -109,29 +109,34 @@ func run(t testing.TB, cfg Config) *Anchor {
 // agent is the identity of the tests' agent.
 var agent = proto.Identity{Roles: []proto.Role{proto.RoleAgent}, Agent: agentID, Groups: []string{"staff"}}
 
-// connect makes the agent's link and session.
+// connect makes the agent's session and its first link.
 func (w *world) connect() {
-	t := w.t
-	t.Helper()
-	near, far := tcpPair(t)
-	w.l = near
-	served := make(chan error, 1)
-	w.served = served
-	go func() { served <- w.a.Serve(t.Context(), far, agent, agentAddr) }()
-	s := session.New(session.Config{})
-	share := s.Ask()
-	w.s = s
-	var wg sync.WaitGroup
-	wg.Go(func() { s.Close(link.Pump(t.Context(), near, share)) })
-	t.Cleanup(func() {
-		s.Close(nil)
-		wg.Wait()
+	w.t.Helper()
+	w.s = session.New(session.Config{})
+	w.t.Cleanup(func() { w.s.Close(nil) })
+	w.l, w.served, _ = w.link(w.s.Ask())
+}
+
+// link makes a link for a share of the session. It ends with its near end, or the session.
+func (w *world) link(share *session.Link) (near net.Conn, served chan error, pumped chan error) {
+	w.t.Helper()
+	near, far := tcpPair(w.t)
+	served, pumped = make(chan error, 1), make(chan error, 1)
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		served <- w.a.Serve(context.Background(), far, agent, agentAddr)
+	}()
+	go func() { pumped <- link.Pump(context.Background(), near, share) }()
+	w.t.Cleanup(func() {
+		near.Close()
 		select {
-		case <-served:
+		case <-over:
 		case <-time.After(patience):
-			t.Error("Serve did not end")
+			w.t.Error("Serve did not end")
 		}
 	})
+	return near, served, pumped
 }
 
 func (w *world) open(service string) (*session.Stream, error) {
@@ -277,6 +282,7 @@ func TestAgentResetFreesABlockedOrigin(t *testing.T) {
 		}
 	}
 	w.s.Close(nil) // and the link goes, and the grace
+	w.until("the origin is let go, though it reads and says nothing", func() bool { return w.a.Streams() == 0 })
 	wantReset(t, "session gone", origin)
 }
 
@@ -398,7 +404,6 @@ func TestSessions(t *testing.T) {
 		if !errors.Is(err, why) {
 			t.Errorf("Serve got %v, want %v", err, why)
 		}
-		w.served <- err // for the cleanup
 	case <-time.After(patience):
 		t.Fatal("CloseAll left a session")
 	}

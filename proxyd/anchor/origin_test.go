@@ -107,6 +107,34 @@ func TestPausedOriginBreaksNothing(t *testing.T) {
 	})
 }
 
+// other is a connection to an origin of another kind than the kernel's, as of an in-memory host: the anchor waits for it
+// with a small buffer.
+type other struct{ *net.TCPConn }
+
+func TestOriginsOfOtherKinds(t *testing.T) {
+	w := start(t, func(cfg *Config, _ *Service) {
+		cfg.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := new(net.Dialer).DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return other{c.(*net.TCPConn)}, nil
+		}
+	})
+	st, origin := w.pair()
+	sent := make([]byte, 3<<20)
+	rand.NewChaCha8([32]byte{5}).Read(sent)
+	for _, n := range []int{1, smallSize, smallSize + 1, len(sent)} {
+		go origin.Write(sent[:n])
+		wantBytes(t, "down", st, sent[:n])
+		go st.Write(sent[:n])
+		wantBytes(t, "up", origin, sent[:n])
+	}
+	origin.SetLinger(0)
+	origin.Close()
+	wantReset(t, "origin reset", st)
+}
+
 // BenchmarkBulk is what one stream carries through the anchor, over loopback: link and origin are plain TCP.
 func BenchmarkBulk(b *testing.B) {
 	for _, up := range []bool{true, false} {

@@ -20,8 +20,7 @@ const (
 	drainTimeout   = time.Second     // for the agent of a refused link to read why, and close
 	maxFirstWindow = 4 << 20
 
-	resumeLen       = 16 + 4 + 2 // of a RESUME: session, epoch, number of streams
-	resumeStreamLen = 4 + 1 + 8 + 8
+	resumeLen = 16 + 4 + 2 // of a RESUME: session, epoch, number of streams
 )
 
 // errRefused is that a link was not taken into a session.
@@ -90,7 +89,7 @@ func (a *Anchor) ask(l net.Conn) (proto.Message, error) {
 	if err := l.SetDeadline(time.Now().Add(askTimeout)); err != nil {
 		return nil, fmt.Errorf("wait for a session: %w", err)
 	}
-	m, err := proto.NewReader(l, resumeLen+resumeStreamLen*a.cfg.MaxStreams).Message()
+	m, err := proto.NewReader(l, resumeLen+proto.ResumeStreamLen*(a.cfg.MaxStreams+1)).Message()
 	if err != nil {
 		return nil, fmt.Errorf("wait for a session: %w", err)
 	}

@@ -36,6 +36,13 @@ func say(t *testing.T, a *Anchor, id proto.Identity, m proto.Message, more ...by
 		if b, err := io.ReadAll(near); err != nil || len(b) > 0 {
 			t.Errorf("%T: after the refusal got %d bytes, %v; want a clean end", m, len(b), err)
 		}
+		for range 10 { // what is still on its way is not met by a reset, which would destroy the answer
+			if _, err := near.Write(more); err != nil {
+				t.Errorf("%T: write after the refusal: %v", m, err)
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
 	}
 	near.Close()
 	select {
@@ -82,10 +89,10 @@ func TestLargestResumeIsAnswered(t *testing.T) {
 
 	near, far := tcpPair(t)
 	defer near.Close()
-	m.Streams = streams(defaultStreams + 1)
+	m.Streams = streams(defaultStreams + 2)
 	go proto.WriteMessage(near, m)
 	if err := a.Serve(t.Context(), far, agent, agentAddr); !errors.Is(err, proto.ErrFrame) {
-		t.Errorf("one stream too many: got %v, want %v", err, proto.ErrFrame)
+		t.Errorf("too many streams: got %v, want %v", err, proto.ErrFrame)
 	}
 }
 
@@ -442,5 +449,29 @@ func TestF47StreamsBeyondTheMemoryAreBusy(t *testing.T) {
 	}
 	if _, err := w.open("web"); err != nil {
 		t.Errorf("when they are gone: %v", err)
+	}
+}
+
+// Windows and what is kept for agents are charged to one budget: above half of it a new stream gets a small window, and
+// the anchor reads no more than that ahead of an agent that does not take it.
+func TestWindowsAreCharged(t *testing.T) {
+	const window, small = 64 << 10, 16 << 10
+	w := start(t, func(cfg *Config, _ *Service) { cfg.Memory = 400 << 10 })
+	want := int64(0)
+	for i, first := range []int64{window, window, small, small} {
+		_, origin := w.pair()
+		want += first + streamCost
+		if got := w.a.Stats().Memory; got != want {
+			t.Errorf("stream %d: %d bytes are charged, want %d", i+1, got, want)
+		}
+		if i < 3 {
+			continue
+		}
+		w.cut()
+		go origin.Write(make([]byte, 1<<20))
+		w.until("the agent's share is read ahead", func() bool { return w.a.Stats().Memory >= want+small+bufferSize })
+		if got := w.a.Stats().Memory; got != want+small+bufferSize {
+			t.Errorf("%d bytes are read ahead, want %d and a buffer of %d", got-want-bufferSize, small, bufferSize)
+		}
 	}
 }

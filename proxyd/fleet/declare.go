@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"net/netip"
+	"slices"
 
 	"migrationsensor/proto"
 )
@@ -45,7 +46,7 @@ type DeclaredNode struct {
 }
 
 // anchorsOf are who may end the sessions of a service, in order of preference. By default those are the nodes of kind
-// anchor, or, where there are none, the hidden edges before the entries: an address that is secret is attacked last.
+// anchor, then the hidden edges, then the entries: an address that is secret is attacked last.
 func anchorsOf(decl Declaration, l *ledger, s DeclaredService) (out []proto.NodeID) {
 	for _, name := range s.Anchors {
 		out = append(out, l.node(name).ID)
@@ -61,10 +62,7 @@ func anchorsOf(decl Declaration, l *ledger, s DeclaredService) (out []proto.Node
 		}
 		return ids
 	}
-	if anchors := of(KindAnchor); len(anchors) > 0 {
-		return anchors
-	}
-	return append(of(KindHidden), of(KindEntry)...)
+	return slices.Concat(of(KindAnchor), of(KindHidden), of(KindEntry))
 }
 
 // roleOf is the token role that lets a node of this kind join.

@@ -29,7 +29,7 @@ func newTestFleet(t *testing.T) *testFleet {
 	f := &testFleet{t: t, base: t.TempDir(), clock: time.Now()}
 	f.decl = Declaration{
 		Fleet:    "test",
-		Services: []DeclaredService{{Name: "web", Public: []netip.AddrPort{netip.MustParseAddrPort("198.18.0.1:443")}, Origin: "10.0.0.1:443", Groups: []string{"staff"}, Plain: "drop"}},
+		Services: []DeclaredService{{Name: "web", Public: []netip.AddrPort{netip.MustParseAddrPort("198.18.0.1:443")}, Origin: "10.0.0.1:443", Groups: []string{"staff"}, Anchors: []string{"a1"}, Plain: "drop"}},
 		Nodes: []DeclaredNode{
 			{Name: "sign", Kind: KindSigner, Backplane: f.freeAddr()},
 			{Name: "p1", Kind: KindEntry, Public: []netip.Addr{netip.MustParseAddr("198.18.0.1"), netip.MustParseAddr("2001:2::1")}, LinkPort: 7443, Backplane: f.freeAddr(), Neighbours: []string{"p2"}},

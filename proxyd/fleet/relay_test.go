@@ -162,6 +162,7 @@ func TestAnchorsOfTheCatalogue(t *testing.T) {
 	order := func(edit func(*Declaration)) (names []string) {
 		decl := f.decl
 		decl.Nodes, decl.Services = slices.Clone(decl.Nodes), slices.Clone(decl.Services)
+		decl.Services[0].Anchors = nil
 		edit(&decl)
 		l := &ledger{}
 		_, c := documents(decl, l, f.now())
@@ -179,8 +180,8 @@ func TestAnchorsOfTheCatalogue(t *testing.T) {
 		edit func(*Declaration)
 		want []string
 	}{
-		{"nodes of kind anchor, where there are any", func(*Declaration) {}, []string{"a1"}},
-		{"else hidden edges, then entries", func(d *Declaration) { d.Nodes = d.Nodes[:4] }, []string{"p2", "p3", "p1"}},
+		{"nodes of kind anchor, hidden edges, entries", func(*Declaration) {}, []string{"a1", "p2", "p3", "p1"}},
+		{"without any of the first kind", func(d *Declaration) { d.Nodes = d.Nodes[:4] }, []string{"p2", "p3", "p1"}},
 		{"a service has its own order", func(d *Declaration) { d.Services[0].Anchors = []string{"p3", "a1"} }, []string{"p3", "a1"}},
 	} {
 		if got := order(x.edit); !slices.Equal(got, x.want) {

@@ -175,6 +175,7 @@ func (i *Informer) plan(o Order) (_ map[proto.NodeID][]move, left int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	out := make(map[proto.NodeID][]move)
+	free := slices.ContainsFunc(i.neighbours, func(n Neighbour) bool { return o.allows(n) && i.refusalLocked(n, now) == "" })
 	for m := range i.members {
 		if !o.wants(m) {
 			continue
@@ -183,6 +184,10 @@ func (i *Informer) plan(o Order) (_ map[proto.NodeID][]move, left int) {
 			if m.due(now) {
 				out[n.Node] = append(out[n.Node], move{member: m, next: n, id: m.asked})
 			}
+			continue
+		}
+		if !free { // ranking them for each of ten thousand agents would find that out slowly
+			left++
 			continue
 		}
 		n, ok := i.pickLocked(m.Agent, now, o)

@@ -93,6 +93,9 @@ func (e *env) move(cfg proxyd.Config, req proxyd.MoveRequest) error {
 			fmt.Fprintln(e.stdout, line)
 		}
 	})
+	if err == nil && req.Drain && last.Held > 0 {
+		fmt.Fprintf(e.stdout, "%d streams are held here, their anchor is this node: they go on, and end if it is stopped\n", last.Held)
+	}
 	switch {
 	case err != nil:
 		return err
@@ -108,7 +111,7 @@ func progressLine(p proxyd.MoveProgress) string {
 	if p.Agents == 0 {
 		return plainLine("no agent is connected", p.Plain)
 	}
-	return plainLine(fmt.Sprintf("%d agents: %d told, %d acknowledged, %d gone", p.Agents, p.Told, p.Acknowledged, p.Gone), p.Plain)
+	return plainLine(fmt.Sprintf("%d of %d agents told, %d acknowledged, %d gone", p.Told, p.Agents, p.Acknowledged, p.Gone), p.Plain)
 }
 
 func plainLine(s string, plain int) string {

@@ -51,14 +51,15 @@ func TestMovesFromTheCommandLine(t *testing.T) {
 	told := proxyd.MoveProgress{Agents: 2, Told: 2, Plain: 3}
 	gone := proxyd.MoveProgress{Agents: 2, Told: 2, Acknowledged: 2, Gone: 2, Plain: 3, Over: true}
 	c.moves = []proxyd.MoveProgress{told, gone}
-	if out := m.must("", "migrate", "-c", "@p1.toml", "3f2a", "77", "--to", "p2", "--wait", "9s"); out != "2 agents: 2 told, 0 acknowledged, 0 gone; 3 plain connections stay\n"+
-		"2 agents: 2 told, 2 acknowledged, 2 gone; 3 plain connections stay\n" {
+	if out := m.must("", "migrate", "-c", "@p1.toml", "3f2a", "77", "--to", "p2", "--wait", "9s"); out != "2 of 2 agents told, 0 acknowledged, 0 gone; 3 plain connections stay\n"+
+		"2 of 2 agents told, 2 acknowledged, 2 gone; 3 plain connections stay\n" {
 		t.Errorf("printed:\n%s", out)
 	}
 	if c.asked.To != "p2" || strings.Join(c.asked.Agents, " ") != "3f2a 77" || c.asked.Wait.Duration != 9*time.Second {
 		t.Errorf("asked %+v", c.asked)
 	}
-	m.must("2 gone", "drain", "-c", "@p1.toml")
+	c.moves[1].Held = 4
+	m.must("4 streams are held here", "drain", "-c", "@p1.toml")
 	if !c.asked.Drain || c.asked.To != "" {
 		t.Errorf("drain asked %+v", c.asked)
 	}

@@ -38,7 +38,7 @@ func (c *runCmd) Run(e *env) error {
 }
 
 // hurry makes a second signal stop p at once, but in order: what is on the host is undone. A third kills.
-func hurry(p *proxyd.Proxy) (done func()) {
+func hurry(p interface{ Stop() }) (done func()) {
 	signals, ended := make(chan os.Signal, 2), make(chan struct{})
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	var wg sync.WaitGroup
