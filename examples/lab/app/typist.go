@@ -15,10 +15,17 @@ import (
 type Typist struct {
 	Trace
 
+	ready       chan struct{} // closed when the far end has said that it is
 	mu          sync.Mutex
 	typed, seen int
 	wrong       string
 }
+
+// Ready is the line by which the far end says that it is there: what is typed before is echoed by the near end's terminal.
+const Ready = "ready"
+
+// NewTypist returns one that has typed nothing.
+func NewTypist() *Typist { return &Typist{ready: make(chan struct{})} }
 
 func line(i int) string { return fmt.Sprintf("line %d", i) }
 
@@ -29,8 +36,13 @@ func (y *Typist) Counts() (typed, seen int, wrong string) {
 	return y.typed, y.seen, y.wrong
 }
 
-// Type types a line each time until ctx is done.
+// Type types a line each time, from when the far end is ready until ctx is done.
 func (y *Typist) Type(ctx context.Context, to io.Writer, every time.Duration) error {
+	select {
+	case <-y.ready:
+	case <-ctx.Done():
+		return nil
+	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
@@ -52,9 +64,13 @@ func (y *Typist) Type(ctx context.Context, to io.Writer, every time.Duration) er
 // Watch reads the screen until it ends. The terminal shows every line as the far end echoes it; what else is there, such as a
 // prompt, is passed over.
 func (y *Typist) Watch(screen io.Reader) error {
-	s := bufio.NewScanner(screen)
+	s, isReady := bufio.NewScanner(screen), false
 	for s.Scan() {
 		text := strings.TrimSpace(s.Text())
+		if text == Ready && !isReady {
+			isReady = true
+			close(y.ready)
+		}
 		if !strings.HasPrefix(text, "line ") {
 			continue
 		}

@@ -19,7 +19,7 @@ func TestTypistSeesEachLineInItsTurn(t *testing.T) {
 		{"one comes twice", "line 0\nline 0\nline 1\n", 2, true},
 		{"one is cut", "line 0\nlin 1\nline 2\n", 1, true},
 	} {
-		y := &Typist{}
+		y := NewTypist()
 		if err := y.Watch(strings.NewReader(c.screen)); err != nil {
 			t.Fatal(err)
 		}
@@ -31,10 +31,13 @@ func TestTypistSeesEachLineInItsTurn(t *testing.T) {
 
 func TestTypistTypesInARhythm(t *testing.T) {
 	r, w := io.Pipe()
-	y := &Typist{}
+	y := NewTypist()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- y.Watch(io.TeeReader(r, &stopAfter{"line 3\n", cancel})) }()
+	if _, err := io.WriteString(w, Ready+"\n"); err != nil {
+		t.Fatal(err)
+	}
 	if err := y.Type(ctx, w, time.Millisecond); err != nil {
 		t.Fatal(err)
 	}

@@ -102,7 +102,7 @@ func (s *sessions) beginSSH(ctx context.Context, f *fleet.Fleet) error {
 	}
 	defer far.Close()
 	// What is typed is echoed by the far end's terminal; cat only keeps it open.
-	args := append([]string{"-tt"}, debian.Args([]string{"Hostname=" + lab.P1.V4.String(), fmt.Sprintf("Port=%d", lab.SSHPort)}, "cat >/dev/null")...)
+	args := append([]string{"-tt"}, debian.Args([]string{"Hostname=" + lab.P1.V4.String(), fmt.Sprintf("Port=%d", lab.SSHPort)}, "echo "+app.Ready+"; cat >/dev/null")...)
 	s.ssh = exec.Command(debian.Program, args...)
 	s.ssh.Env = append(os.Environ(), "SHELL=/bin/sh", "TERM=dumb")
 	s.ssh.Stdin, s.ssh.Stdout, s.ssh.Stderr = far, far, far
@@ -110,7 +110,7 @@ func (s *sessions) beginSSH(ctx context.Context, f *fleet.Fleet) error {
 	if err := f.World.Client.Start(s.ssh); err != nil {
 		return errors.Join(fmt.Errorf("start ssh: %w", err), near.Close())
 	}
-	s.screen, s.typist = near, &app.Typist{}
+	s.screen, s.typist = near, app.NewTypist()
 	typing, stop := context.WithCancel(ctx)
 	s.stop = stop
 	s.running.Go(func() { _ = s.typist.Watch(near) }) // a terminal whose program has ended gives an error

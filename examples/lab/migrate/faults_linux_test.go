@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -109,6 +110,7 @@ func TestF27AnotherAddress(t *testing.T) {
 		if err := f.World.Roam(lab.Roamed, lab.Client); err != nil {
 			t.Error(err)
 		}
+		provoke(f) // an idle agent would notice after 20 s
 	})
 	within(t, during(t, f, size, func() { try(t, f.World.Roam(lab.Client, lab.Roamed)) }), 2500*time.Millisecond)
 }
@@ -152,7 +154,7 @@ func TestF32BlackHole(t *testing.T) {
 		}
 	})
 	try(t, err)
-	during(t, f, size, func() { lead(t, f, "p2") })
+	within(t, during(t, f, size, func() { lead(t, f, "p2") }), 500*time.Millisecond)
 	if now, err := whereIs(t.Context(), f); err != nil || now != "p2" {
 		t.Errorf("the client is at %q, %v", now, err)
 	}
@@ -224,7 +226,9 @@ func TestF66Stopped(t *testing.T) {
 		f := newTest(t)
 		during(t, f, size, func() {
 			stopped(t, f, "p2")
-			_ = f.Migrate(t.Context(), "p1", "p2") // they can't go there; where they stay is no matter
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			_ = f.Migrate(ctx, "p1", "p2") // it can't go there; where it stays is no matter
 		})
 	})
 }

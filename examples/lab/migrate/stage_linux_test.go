@@ -184,6 +184,16 @@ func within(t *testing.T, r app.Transferred, limit time.Duration) {
 	}
 }
 
+// provoke has the client say something, whether or not anybody hears it.
+func provoke(f *fleet.Fleet) {
+	at, _ := lab.P1.Port(lab.EchoPort)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	if c, err := f.World.Client.Dial(ctx, "tcp", at.String()); err == nil {
+		c.Close()
+	}
+}
+
 // try fails the test on an error.
 func try(t *testing.T, err error) {
 	t.Helper()
