@@ -8,10 +8,16 @@ import (
 	"migrationsensor/examples/lab/fleet"
 )
 
+// apart keeps what happens from being felt in the time of what happened before.
+const apart = 500 * time.Millisecond
+
 // killed kills the proxy that serves the client, as a machine dies that nobody has warned.
 func (r *run) killed(ctx context.Context) error {
 	name, err := r.serving(ctx)
 	if err != nil {
+		return err
+	}
+	if err := sleep(ctx, apart); err != nil {
 		return err
 	}
 	r.begin(phaseKilled, fmt.Sprintf("death: %s, which serves the ssh session, is killed", name))
@@ -41,6 +47,9 @@ func (r *run) killed(ctx context.Context) error {
 func (r *run) drained(ctx context.Context) error {
 	name, err := r.serving(ctx)
 	if err != nil {
+		return err
+	}
+	if err := sleep(ctx, apart); err != nil {
 		return err
 	}
 	r.begin(phaseDrained, fmt.Sprintf("maintenance: %s, which serves the ssh session, is drained", name))

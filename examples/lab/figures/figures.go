@@ -289,10 +289,13 @@ func (f Figure) P95Text() string {
 }
 
 func (f Figure) name() string {
-	if kind := f.Labels["kind"]; kind != "" {
-		return f.ID + " " + kind
+	name := f.ID
+	for _, label := range []string{"app", "kind"} {
+		if v := f.Labels[label]; v != "" {
+			name += " " + v
+		}
 	}
-	return f.ID
+	return name
 }
 
 func (f Figure) number(x float64) string {
