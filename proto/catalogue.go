@@ -43,6 +43,7 @@ type FleetDoc struct {
 	Issued   time.Time      `json:"issued"`
 	Services []FleetService `json:"services"`
 	Nodes    []FleetNode    `json:"nodes"`
+	Rescue   string         `json:"rescue,omitempty"` // "standby": agents are told one next proxy ahead
 }
 
 // FleetService is a service as nodes see it.

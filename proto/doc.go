@@ -152,6 +152,7 @@
 //	05 RESUME      A →    session 16, epoch 4, n× stream: its link is the first of a new set
 //	06 RESUME_OK     ←    epoch 4, n× stream
 //	07 RESUME_FAIL   ←    code 1 (1 unknown, 2 expired, 3 not owner, 4 stale epoch, 5 retry), after ms
+//	08 END         A →    nothing: the session is given up, and with it what streams there are
 //	17                    DGRAM: a number kept
 //
 // A stream of a resume table is: id 4, state 1 (1 opening, 2 open, 3 the reader's FIN has come, 4 reset,
@@ -174,6 +175,7 @@
 //	45 RENEW_OK      ←    n× certificate bytes
 //	46 GOAWAY        ←    reason text
 //	47 BOOT        A →    boot id 8, version text
+//	48 STANDBY       ←    n× target
 //
 // Between nodes, mutual TLS on the backplane:
 //

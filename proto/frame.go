@@ -28,6 +28,7 @@ const (
 	TypeResume     FrameType = 0x05
 	TypeResumeOK   FrameType = 0x06
 	TypeResumeFail FrameType = 0x07
+	TypeEnd        FrameType = 0x08
 
 	TypeOpen     FrameType = 0x10
 	TypeOpenOK   FrameType = 0x11
@@ -53,6 +54,7 @@ const (
 	TypeRenewOK   FrameType = 0x45
 	TypeGoAway    FrameType = 0x46
 	TypeBoot      FrameType = 0x47
+	TypeStandby   FrameType = 0x48
 
 	TypeHello      FrameType = 0x60
 	TypeUserInfo   FrameType = 0x61

@@ -64,6 +64,8 @@ func newMessage(t FrameType) Message {
 		return new(GoAway)
 	case TypeBoot:
 		return new(Boot)
+	case TypeStandby:
+		return new(Standby)
 	}
 	return newPeerMessage(t)
 }
@@ -238,6 +240,24 @@ func (m *Boot) AppendPayload(b []byte) []byte {
 	return appendText(binary.BigEndian.AppendUint64(b, m.ID), m.Version)
 }
 func (m *Boot) parse(d *decoder) { m.ID, m.Version = d.u64(), d.text() }
+
+// Standby gives an agent an address ahead, for the time when its edge falls silent (`rescue = "standby"`). The newest counts;
+// an empty one takes it back.
+type Standby struct{ Targets []Target }
+
+func (*Standby) Type() FrameType { return TypeStandby }
+func (m *Standby) AppendPayload(b []byte) []byte {
+	b = binary.BigEndian.AppendUint16(b, uint16(len(m.Targets)))
+	for _, t := range m.Targets {
+		b = appendTarget(b, t)
+	}
+	return b
+}
+func (m *Standby) parse(d *decoder) {
+	for range d.count(targetLen) {
+		m.Targets = append(m.Targets, d.target())
+	}
+}
 
 // MigrateID names a migration notification: the edge that sent it and its rising counter.
 type MigrateID struct {

@@ -37,7 +37,7 @@ func newAnchorNode(p *Proxy) (*anchorNode, error) {
 	n.services.set(p.state.Doc())
 	n.anchor = newAnchor(p, &n.services)
 	n.acceptor = &link.Acceptor{
-		Creds: link.Credentials{CA: p.state.CA(), Cert: p.state.Certificate(), Fleet: p.state.Node().Fleet},
+		Creds: link.Credentials{CA: p.state.CA(), Current: p.state.Certificate, Fleet: p.state.Node().Fleet},
 		Node:  self.ID, Data: n.data, Clock: p.host.Now, Log: p.log,
 	}
 	if len(self.Relay) == 0 {

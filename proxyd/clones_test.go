@@ -44,3 +44,20 @@ func TestClonesAreBounded(t *testing.T) {
 		t.Errorf("%d agents remembered, at most %d", n, maxBoots)
 	}
 }
+
+// TestCloneAlarm: two machines with one identity show in the status of the edge they come to (F18).
+func TestCloneAlarm(t *testing.T) {
+	w := newWorld(t)
+	c := w.enrol()
+	for _, boot := range []uint64{1, 2, 1} {
+		l, said := c.control(c.entry, false)
+		if err := proto.WriteMessage(l, &proto.Boot{ID: boot, Version: "v1"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := proto.WriteMessage(l, &proto.Ping{Token: boot}); err != nil {
+			t.Fatal(err)
+		}
+		c.next(said) // PONG: the one before has been taken
+	}
+	w.eventually("the alarm is counted", func() bool { return w.nodes["p1"].Status().Counts["clones"] == 1 })
+}

@@ -32,6 +32,7 @@ type Config struct {
 
 	// Signing node.
 	Fleet    string          `toml:"fleet"`
+	Rescue   string          `toml:"rescue"` // whom an agent asks whose edge falls silent: "entries", or "standby": an address it is told ahead
 	Services []ServiceConfig `toml:"service"`
 	Nodes    []NodeConfig    `toml:"node"`
 

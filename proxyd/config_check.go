@@ -40,6 +40,9 @@ func (c *checker) check() {
 		return
 	}
 	c.name("fleet", c.cfg.Fleet)
+	if r := c.cfg.Rescue; r != "" && r != RescueEntries && r != RescueStandby {
+		c.wrong("rescue", fmt.Sprintf("%q is neither", r), schema["rescue"].fix)
+	}
 	c.nodes()
 	c.services()
 	c.neighbours()

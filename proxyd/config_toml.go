@@ -33,6 +33,7 @@ var schema = map[string]keyKind{
 	"socket":    {str, `write a file name, such as "/run/migrationsensor/proxyd.sock"`},
 	"log_level": {str, `write "debug", "info", "warn" or "error"`},
 	"fleet":     {str, `write a name of letters, digits and hyphens, such as "example"`},
+	"rescue":    {str, `write "entries", or "standby" to tell each agent one next proxy ahead`},
 	"interface": {str, `write an interface name, such as "eth0"`},
 
 	"service":                {multi, "write [[service]], once for each service"},

@@ -50,6 +50,8 @@ type edge struct {
 	verdict  atomic.Pointer[detect.Verdict]
 	stopping atomic.Bool // its agents are being sent on; no new link is taken
 
+	clones clones
+
 	mu      sync.Mutex
 	machine *machine
 	counts  counts
@@ -59,6 +61,7 @@ type edge struct {
 // counts are the proxy's own, beside those of its components.
 type counts struct {
 	suspensions uint64
+	clones      uint64 // agents that two machines use
 	retries     uint64 // links told to come again, because too many came at once
 }
 
@@ -95,7 +98,7 @@ func newEdge(p *Proxy) (*edge, error) {
 	e.door = newDoor(e, e.allowed())
 	nonces := proto.NewNonceSet()
 	e.acceptor = &link.Acceptor{
-		Creds:  link.Credentials{CA: p.state.CA(), Cert: p.state.Certificate(), Fleet: p.state.Node().Fleet},
+		Creds:  link.Credentials{CA: p.state.CA(), Current: p.state.Certificate, Fleet: p.state.Node().Fleet},
 		Node:   self.ID,
 		Keys:   e.keys,
 		Nonces: nonces,

@@ -159,9 +159,26 @@ func (e *edge) introduce(send func(proto.Message) error, agent proto.AgentID) er
 		return err
 	}
 	id, secret := e.p.state.Key()
-	return send(&proto.Keys{Entries: []proto.KeyEntry{{
+	err := send(&proto.Keys{Entries: []proto.KeyEntry{{
 		Node: e.self.ID, Key: id, Keys: secret.Admission(agent), Expiry: e.host.Now().Add(keysFor),
 	}}})
+	if err != nil {
+		return err
+	}
+	return e.tellStandby(send, agent)
+}
+
+// tellStandby tells an agent its next proxy ahead, where the fleet wants that. An attacked edge does not: it names the
+// next one in the notification itself.
+func (e *edge) tellStandby(send func(proto.Message) error, agent proto.AgentID) error {
+	if e.p.state.Doc().Rescue != RescueStandby || !e.is(Active) {
+		return nil
+	}
+	ahead := &proto.Standby{}
+	if t, ok := e.informer.Standby(agent); ok {
+		ahead.Targets = []proto.Target{t}
+	}
+	return send(ahead)
 }
 
 // heard acts on one message of an agent.
@@ -174,6 +191,14 @@ func (e *edge) heard(ctx context.Context, m *informer.Member, agent proto.AgentI
 	case *proto.Ping:
 		return m.Send(&proto.Pong{Token: msg.Token})
 	case *proto.Pong:
+		return nil
+	case *proto.Boot:
+		if e.clones.seen(agent, msg.ID, e.host.Now()) {
+			e.mu.Lock()
+			e.counts.clones++
+			e.mu.Unlock()
+			e.log.Warn("two machines use one agent's identity, by turns: one is a copy of the other; remove its state directory and join it with a token of its own", "agent", agent, "addr", m.Addr)
+		}
 		return nil
 	case *proto.Renew:
 		answer, err := e.p.peers.Renew(ctx, agent, msg)

@@ -91,7 +91,14 @@ func (e *edge) announce() {
 }
 
 // Handover is a neighbour's key: clients can be sent there from now on.
-func (e *edge) Handover(proto.NodeID, *proto.Handover) { e.informer.SetNeighbours(e.neighbours()) }
+func (e *edge) Handover(proto.NodeID, *proto.Handover) {
+	e.informer.SetNeighbours(e.neighbours())
+	for _, m := range e.informer.Connected() { // those that came before there was a next proxy to name
+		if err := e.tellStandby(m.Send, m.Agent); err != nil {
+			e.log.Debug("standby not told", "agent", m.Agent, "err", err)
+		}
+	}
+}
 
 // FleetChanged takes new services, nodes and neighbours over.
 func (e *edge) FleetChanged(doc *proto.FleetDoc, _ []byte) {

@@ -70,7 +70,7 @@ func (e *edge) fill(st *Status) {
 		st.Admitted = e.firewall.Admitted()
 	}
 	st.Counts = e.allCounts()
-	st.Counts["suspensions"], st.Counts["links_retry"] = own.suspensions, own.retries
+	st.Counts["suspensions"], st.Counts["links_retry"], st.Counts["clones"] = own.suspensions, own.retries, own.clones
 }
 
 // allCounts gathers what the components counted, by the names of the README.

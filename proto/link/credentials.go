@@ -20,6 +20,16 @@ type Credentials struct {
 	CAHash [32]byte          // SHA-256 of the CA's certificate (DER), from a token; used when CA is nil
 	Cert   tls.Certificate   // may be empty for a Dialer that only enrols; at a node the chain ends with the CA, for those that know its hash only
 	Fleet  string            // empty: whatever the CA signed
+
+	// Current is the certificate as it was last renewed, for a node that runs longer than one is valid; nil: Cert.
+	Current func() tls.Certificate
+}
+
+func (c Credentials) cert() tls.Certificate {
+	if c.Current != nil {
+		return c.Current()
+	}
+	return c.Cert
 }
 
 // authority returns the CA to check a chain against. A pinned one comes in the chain itself: who
@@ -92,7 +102,7 @@ func (c Credentials) client(kind proto.Kind, node proto.NodeID, now time.Time, p
 // link the agent has none yet.
 func (c Credentials) server(v proto.Verified, now time.Time, peer *proto.Identity) *tls.Config {
 	cfg := base()
-	cfg.Certificates = []tls.Certificate{c.Cert}
+	cfg.Certificates = []tls.Certificate{c.cert()}
 	if v.Kind == proto.KindEnrol {
 		return cfg
 	}

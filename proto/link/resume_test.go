@@ -468,3 +468,28 @@ func TestResetsWhileDetached(t *testing.T) {
 		}
 	})
 }
+
+// TestEnd: a session that its agent ends does not wait for its grace at the anchor.
+func TestEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRoads(t, session.Config{})
+		defer r.close()
+		l := r.carry(r.agent.Ask(), never, never)
+		a, b := r.streams()
+		a.Write([]byte("x"))
+		io.ReadFull(b, make([]byte, 1))
+		r.agent.End()
+		<-r.agent.Done()
+		<-r.anchor.Done()
+		if err := r.anchor.Err(); !errors.Is(err, session.ErrEnded) {
+			t.Errorf("anchor's session ended with %v", err)
+		}
+		if _, err := b.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("origin's side: %v, want a reset", err)
+		}
+		<-l.ended
+		none := session.New(session.Config{})
+		none.End()
+		<-none.Done()
+	})
+}

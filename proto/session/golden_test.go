@@ -18,6 +18,7 @@ func TestGoldenFrames(t *testing.T) {
 		"ACK":            {appendAck(nil, 1, 0, 0x1000, 0x11000), "140000080000000100000000000010000000000000011000"},
 		"ACK of the FIN": {appendAck(nil, 1, flagFin, 0x1000, 0x11000), "140200080000000100000000000010000000000000011000"},
 		"FIN":            {header(nil, proto.TypeFin, 0, 1, 0x1000), "15000000000000010000000000001000"},
+		"END":            {header(nil, proto.TypeEnd, 0, 0, 0), "08000000000000000000000000000000"},
 		"RST":            {header(nil, proto.TypeRst, 0, 1, 0x1000), "16000000000000010000000000001000"},
 	} {
 		if got := hex.EncodeToString(tc.frame); got != tc.want {

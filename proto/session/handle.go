@@ -47,6 +47,12 @@ func (l *Link) handle(h proto.Header, payload []byte, now time.Time) (accept *St
 		return nil, l.handlePingLocked(h, payload)
 	case proto.TypeOpen:
 		return l.handleOpenLocked(h, payload)
+	case proto.TypeEnd:
+		if !s.cfg.Server || len(payload) > 0 || h.Flags != 0 || h.Stream != 0 {
+			return nil, fmt.Errorf("END that is none: %w", ErrProtocol)
+		}
+		s.closeLocked(ErrEnded)
+		return nil, ErrEnded
 	case proto.TypeSessionOK, proto.TypeAttachOK, proto.TypeResumeOK, proto.TypeResumeFail, proto.TypeResume:
 		return nil, l.handleSetLocked(h, payload)
 	case proto.TypeOpenOK, proto.TypeOpenFail, proto.TypeData, proto.TypeAck, proto.TypeFin, proto.TypeRst:

@@ -211,6 +211,10 @@ func (l *Link) endLocked(err error) {
 	}
 	close(l.done)
 	l.signal()
+	if s.ending == l {
+		s.closeLocked(nil)
+		return
+	}
 	if l.streams > 0 && s.err == nil {
 		next := s.pickLocked()
 		for _, st := range s.sortedLocked() {

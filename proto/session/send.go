@@ -128,8 +128,16 @@ func (l *Link) Next(dst []byte) []byte {
 	if l.err != nil {
 		return dst
 	}
+	if s.ending == l && len(l.control) == 0 { // asked for more, so what was before is written
+		s.closeLocked(nil)
+		return dst
+	}
 	start := len(dst)
 	dst = l.nextControlLocked(dst)
+	if s.ending == l {
+		l.signal()
+		return dst
+	}
 	for l.queue.len() > 0 && cap(dst)-len(dst) >= proto.HeaderLen+minData {
 		st := l.queue.pop()
 		if st.link != l {

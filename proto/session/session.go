@@ -44,6 +44,7 @@ var (
 	ErrProtocol = errors.New("protocol violation")
 	ErrClosed   = errors.New("session closed")
 	ErrSilent   = errors.New("the link is silent")
+	ErrEnded    = errors.New("the agent has ended the session")
 )
 
 // OpenError is the other side's answer that there is no connection.
@@ -106,6 +107,7 @@ type Session struct {
 	grace    time.Duration   // agent: what SESSION_OK says
 	epoch    uint32          // of the current set of links
 	begun    bool            // anchor: SESSION has come
+	ending   *Link           // agent: on which END goes; the session closes when it is written
 	err      error           // why it ended; nil while it lives
 	links    []*Link         // that live, of every set
 	streams  map[uint32]*Stream
@@ -253,6 +255,24 @@ func (s *Session) Close(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closeLocked(err)
+}
+
+// End ends an agent's session and tells the anchor, which would keep it for its grace else. It does not wait: Done is closed
+// when END is written. Where there is no link the session is closed at once.
+func (s *Session) End() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil || s.ending != nil {
+		return
+	}
+	l := s.pickLocked()
+	if l == nil || s.cfg.Server {
+		s.closeLocked(nil)
+		return
+	}
+	s.ending = l
+	l.control = header(l.control, proto.TypeEnd, 0, 0, 0)
+	l.signal()
 }
 
 func (s *Session) closeLocked(err error) {

@@ -19,6 +19,7 @@ const (
 // names are names and unique, neighbours exist and are edges, exactly one node is the signer.
 type Declaration struct {
 	Fleet    string
+	Rescue   string
 	Services []DeclaredService
 	Nodes    []DeclaredNode
 }

@@ -172,7 +172,7 @@ func digest(decl Declaration, l *ledger) string {
 // documents says what the declaration says, with ids in the place of names.
 func documents(decl Declaration, l *ledger, now time.Time) (document, proto.Catalogue) {
 	now = now.UTC().Truncate(time.Second)
-	f := document{FleetDoc: proto.FleetDoc{Fleet: decl.Fleet, Version: l.Version, Issued: now}}
+	f := document{FleetDoc: proto.FleetDoc{Fleet: decl.Fleet, Version: l.Version, Issued: now, Rescue: decl.Rescue}}
 	c := proto.Catalogue{Fleet: decl.Fleet, Version: l.Version, Issued: now}
 	for _, r := range l.Revoked {
 		f.Revoked = append(f.Revoked, r.Serial)

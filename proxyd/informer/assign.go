@@ -106,6 +106,20 @@ func (i *Informer) Target(agent proto.AgentID) (proto.Target, bool) {
 	return n.target(agent), true
 }
 
+// Standby is the agent's next proxy, told ahead: it counts as disclosed, and is the one that a MIGRATE or TRANSFER would
+// name. False when none is permitted.
+func (i *Informer) Standby(agent proto.AgentID) (proto.Target, bool) {
+	now := i.cfg.Now()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	n, ok := i.pickLocked(agent, now, Order{})
+	if !ok {
+		return proto.Target{}, false
+	}
+	i.tellLocked(agent, n)
+	return n.target(agent), true
+}
+
 // Replacement reports whether any neighbour could take clients now.
 func (i *Informer) Replacement() bool {
 	now := i.cfg.Now()

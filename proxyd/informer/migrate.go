@@ -98,14 +98,18 @@ func (i *Informer) Acknowledged(m *Member, id proto.MigrateID) {
 
 // Tell sends m to every connected agent.
 func (i *Informer) Tell(m proto.Message) {
-	i.mu.Lock()
-	members := slices.Collect(maps.Keys(i.members))
-	i.mu.Unlock()
-	for _, to := range members {
+	for _, to := range i.Connected() {
 		if err := to.Send(m); err != nil {
 			i.log.Info("agent not told", "agent", to.Agent, "type", m.Type(), "err", err)
 		}
 	}
+}
+
+// Connected lists the agents that are connected.
+func (i *Informer) Connected() []*Member {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return slices.Collect(maps.Keys(i.members))
 }
 
 // Begin starts a round: what was acknowledged in an earlier one no longer counts.
