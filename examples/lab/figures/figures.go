@@ -289,13 +289,14 @@ func (f Figure) P95Text() string {
 }
 
 func (f Figure) name() string {
-	name := f.ID
+	var name strings.Builder
+	name.WriteString(f.ID)
 	for _, label := range []string{"app", "kind"} {
 		if v := f.Labels[label]; v != "" {
-			name += " " + v
+			name.WriteString(" " + v)
 		}
 	}
-	return name
+	return name.String()
 }
 
 func (f Figure) number(x float64) string {
