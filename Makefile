@@ -24,7 +24,7 @@ cross: ## build ms-agent for six systems and proxyd for two, into bin/OS-ARCH/
 	  GOOS=$$os GOARCH=$$arch $(GO) build $(FLAGS) -o bin/$$os-$$arch/proxyd ./proxyd/cmd/proxyd; done
 
 .PHONY: demo
-demo: all ## the main job on this machine, live: peace, flood, transfer, peace; ends with PASS or FAIL
+demo: all ## the main job on this machine, live: peace, flood, death, drain; ends with PASS or FAIL
 	bin/ms-lab demo
 
 .PHONY: bench-paper

@@ -43,7 +43,7 @@ func exitStatus(err error) int {
 }
 
 type cli struct {
-	Demo    demoCmd          `cmd:"" help:"Play the scenario live: peace, flood, transfer, peace. Exit status 0 is PASS."`
+	Demo    demoCmd          `cmd:"" help:"Play the scenario live: peace, flood, death, drain, peace. Exit status 0 is PASS."`
 	Paper   paperCmd         `cmd:"" help:"Measure the paper's tables side by side. Exit status 0 is PASS, 3 is slow: only goals of time were missed."`
 	Connect connectCmd       `cmd:"" help:"Measure connect and 760 KB through MS against the plain proxy, interleaved."`
 	Migrate migrateCmd       `cmd:"" help:"Measure what a connection feels of a move. Exit status 0 is PASS, 3 is slow: only goals of time were missed."`
