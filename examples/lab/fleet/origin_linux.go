@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"time"
 
 	"migrationsensor/examples/lab"
 	"migrationsensor/examples/lab/app"
@@ -24,14 +23,11 @@ type Origin struct {
 	listeners []net.Listener
 }
 
-// StreamEvery is the rhythm of a download without an end.
-const StreamEvery = 10 * time.Millisecond
-
 // ServeOrigin serves both; Close ends it.
 func ServeOrigin(w *lab.World) (*Origin, error) {
 	o := &Origin{
 		file:   make([]byte, FileSize),
-		Stream: &app.Stream{Every: StreamEvery, Piece: 20 << 10}, // 2 MB/s
+		Stream: newStream(),
 	}
 	seed := [32]byte{'7', '6', '0', 'K', 'B'}
 	rand.NewChaCha8(seed).Read(o.file)
@@ -70,8 +66,6 @@ func (o *Origin) serveWeb(l net.Listener) {
 		_, _ = w.Write(o.file) // a client that went away is counted where it is measured
 	}))
 }
-
-func (o *Origin) serveStream(l net.Listener) { _ = http.Serve(l, o.Stream) }
 
 func serveEcho(l net.Listener) {
 	for {
