@@ -71,13 +71,13 @@ func Transfer(ctx context.Context, c net.Conn, size int64, seed uint64, p *Progr
 	trace := &Trace{}
 	down := sha256.New()
 	got, readErr := copyTraced(io.MultiWriter(down, counter{&p.down}), io.LimitReader(c, size), trace)
+	r.Longest, _ = trace.Longest(begin, time.Now()) // then it waits for its own upload
 	digest := make([]byte, sha256.Size)
 	if readErr == nil && got == size {
 		_, readErr = io.ReadFull(c, digest)
 	}
 	writer.Wait()
 	r.Took = time.Since(begin)
-	r.Longest, _ = trace.Longest(begin, time.Now())
 	r.Lost = size - got + size - p.up.Load()
 	if err := errors.Join(writeErr, readErr); err != nil {
 		return r, fmt.Errorf("after %d bytes up and %d down of %d: %w", p.up.Load(), got, size, err)
