@@ -24,12 +24,16 @@ cross: ## build ms-agent for six systems and proxyd for two, into bin/OS-ARCH/
 	  GOOS=$$os GOARCH=$$arch $(GO) build $(FLAGS) -o bin/$$os-$$arch/proxyd ./proxyd/cmd/proxyd; done
 
 .PHONY: demo
-demo: all ## the main job on this machine, live: peace, flood, transfer, peace; ends with PASS or FAIL
+demo: all ## the main job on this machine, live: peace, flood, death, drain; ends with PASS or FAIL
 	bin/ms-lab demo
 
 .PHONY: bench-paper
 bench-paper: all ## the paper's Tables 2 to 5 and detection, side by side; N=1000 is the paper's number
 	bin/ms-lab paper $(if $(N),-n $(N))
+
+.PHONY: bench-migrate
+bench-migrate: all ## what a connection feels of a move: stalls, bytes, many sessions at once, memory
+	bin/ms-lab migrate
 
 .PHONY: bench-connect
 bench-connect: all ## connect and 760 KB through MS against the plain proxy, interleaved, 200 each

@@ -11,10 +11,11 @@ var (
 	Attacker = host{netip.MustParseAddr("198.18.9.1"), netip.MustParseAddr("2001:2:0:9::1")}
 	Site     = host{netip.MustParseAddr("198.18.10.1"), netip.MustParseAddr("2001:2:0:10::1")}
 
-	// The service range: three proxies in it, the rest unused.
+	// The service range: the proxies are in it, the rest is unused.
 	P1     = host{netip.MustParseAddr("198.18.72.11"), netip.MustParseAddr("2001:2:0:72::11")}
 	P2     = host{netip.MustParseAddr("198.18.72.93"), netip.MustParseAddr("2001:2:0:72::93")}
 	P3     = host{netip.MustParseAddr("198.18.72.171"), netip.MustParseAddr("2001:2:0:72::171")}
+	E2     = host{netip.MustParseAddr("198.18.72.57"), netip.MustParseAddr("2001:2:0:72::57")} // a second entry, where there is one
 	Unused = host{netip.MustParseAddr("198.18.72.200"), netip.MustParseAddr("2001:2:0:72::200")}
 
 	// Proxies of the benches, in the same range: the plain one without SYN cookies, and the paper's own
@@ -30,6 +31,8 @@ var (
 	BackP1     = host{netip.MustParseAddr("198.18.80.11"), netip.MustParseAddr("2001:2:0:80::11")}
 	BackP2     = host{netip.MustParseAddr("198.18.80.12"), netip.MustParseAddr("2001:2:0:80::12")}
 	BackP3     = host{netip.MustParseAddr("198.18.80.13"), netip.MustParseAddr("2001:2:0:80::13")}
+	BackE2     = host{netip.MustParseAddr("198.18.80.14"), netip.MustParseAddr("2001:2:0:80::14")}
+	BackA1     = host{netip.MustParseAddr("198.18.80.15"), netip.MustParseAddr("2001:2:0:80::15")} // an anchor: on the backplane only
 	BackSign   = host{netip.MustParseAddr("198.18.80.20"), netip.MustParseAddr("2001:2:0:80::20")}
 	BackOrigin = host{netip.MustParseAddr("198.18.80.30"), netip.MustParseAddr("2001:2:0:80::30")}
 
@@ -39,6 +42,10 @@ var (
 	BackPaperP2       = host{netip.MustParseAddr("198.18.80.52"), netip.MustParseAddr("2001:2:0:80::52")}
 	BackPaperP3       = host{netip.MustParseAddr("198.18.80.53"), netip.MustParseAddr("2001:2:0:80::53")}
 	BackPaperAttacked = host{netip.MustParseAddr("198.18.80.54"), netip.MustParseAddr("2001:2:0:80::54")}
+
+	// A machine that stands for many clients, each with an address of its own, and where the client of a test moves to.
+	Crowd4 = netip.MustParsePrefix("198.18.32.0/20")
+	Roamed = host{netip.MustParseAddr("198.18.5.1"), netip.MustParseAddr("2001:2:0:5::1")}
 
 	FloodSources4 = netip.MustParsePrefix("198.19.0.0/16")
 	FloodSources6 = netip.MustParsePrefix("2001:2:0:8000::/49")
@@ -52,11 +59,17 @@ const (
 	LinkPort = 7443 // links of agents, TCP and UDP
 	PeerPort = 7444 // peers, on the backplane
 
+	TransferPort = 82 // both directions at once, with digests, at P1
+	StreamPort   = 83 // a download that takes as long as it is told, at P1
+
 	RatifyPort = 7445 // the paper's ratification, on the backplane
 
 	OriginWeb  = 8080
 	OriginEcho = 8007
 	OriginSSH  = 8022
+
+	OriginTransfer = 8009
+	OriginStream   = 8088
 )
 
 // Uplink is the name of every machine's interface to the internet.

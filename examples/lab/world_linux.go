@@ -26,7 +26,8 @@ type World struct {
 	P1, P2, P3, Sign, Origin        *kernel.Namespace
 	ClientLink, FreshLink, EachLink *kernel.Link
 	PlainLink                       *kernel.Link
-	more                            []*kernel.Namespace // of AddProxy
+	more                            []*kernel.Namespace // added later
+	moreLinks                       []*kernel.Link
 }
 
 var (
@@ -34,6 +35,7 @@ var (
 	serviceRange6 = netip.MustParsePrefix("2001:2:0:72::/64")
 	everywhere4   = netip.MustParsePrefix("0.0.0.0/0")
 	everywhere6   = netip.MustParsePrefix("::/0")
+	nowhere       netip.Prefix // in a rule: any
 
 	// The router's addresses towards machines that use it as their gateway.
 	gateway4 = netip.MustParseAddr("198.18.0.1")
@@ -262,7 +264,7 @@ func (w *World) links(c Config) (err error) {
 // Close removes the links and lets the namespaces go, killing what was started in them.
 func (w *World) Close() error {
 	var errs []error
-	for _, l := range []*kernel.Link{w.ClientLink, w.FreshLink, w.EachLink, w.PlainLink} {
+	for _, l := range append(w.moreLinks, w.ClientLink, w.FreshLink, w.EachLink, w.PlainLink) {
 		if l != nil {
 			errs = append(errs, l.Close())
 		}

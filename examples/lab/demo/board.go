@@ -6,20 +6,23 @@ import (
 	"sync"
 	"time"
 
+	"migrationsensor/examples/lab/app"
 	"migrationsensor/examples/lab/fleet"
 )
 
 // The phases of a run, as figures name them. Return is from the flood's end until P1 is back.
 const (
-	phaseStart  = "start"
-	phasePeace  = "peace"
-	phaseFlood  = "flood"
-	phaseReturn = "return"
-	phaseAfter  = "after"
-	phaseEnd    = "end"
+	phaseStart   = "start"
+	phasePeace   = "peace"
+	phaseFlood   = "flood"
+	phaseReturn  = "return"
+	phaseKilled  = "killed"
+	phaseDrained = "drained"
+	phaseAfter   = "after"
+	phaseEnd     = "end"
 )
 
-var measured = []string{phasePeace, phaseFlood, phaseReturn, phaseAfter}
+var measured = []string{phasePeace, phaseFlood, phaseReturn, phaseKilled, phaseDrained, phaseAfter}
 
 // proxyView is a proxy on the screen.
 type proxyView struct {
@@ -39,6 +42,13 @@ type clientView struct {
 	samples             []fleet.Sample
 }
 
+// lastingView is a session that lives through the whole run.
+type lastingView struct {
+	Name  string
+	usual time.Duration // between two arrivals
+	trace *app.Trace
+}
+
 // event is a line of the history.
 type event struct {
 	At   time.Time
@@ -56,6 +66,7 @@ type board struct {
 	title   string
 	proxies []*proxyView
 	clients []*clientView
+	lasting []*lastingView
 	events  []event
 	edgesAt map[string][]edgeAt // by client: where it was when
 	states  map[string][]stateAt
@@ -131,6 +142,16 @@ func (b *board) saw(name string, st fleet.ProxyStatus) {
 	}
 }
 
+// lost notes that a proxy does not answer.
+func (b *board) lost(name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p := b.proxyLocked(name); p.Up {
+		p.Up = false
+		p.State = ""
+	}
+}
+
 // sawAgent takes an agent's status and tells of a move.
 func (b *board) sawAgent(c *clientView, st fleet.AgentStatus, nameOf func(addr string) string) {
 	b.mu.Lock()
@@ -183,7 +204,15 @@ type snapshot struct {
 	Phase, Title     string
 	Proxies          []proxyView
 	Clients          []clientLine
+	Lasting          []lastingLine
 	Events           []event
+}
+
+// lastingLine is a session and what it felt in this phase; at the end, in all.
+type lastingLine struct {
+	Name           string
+	Arrived        int
+	Stalls, Stands time.Duration // the longest so far, and the one it is in
 }
 
 // clientLine is a client's figures so far.
@@ -205,6 +234,15 @@ func (b *board) snapshot() snapshot {
 	}
 	for _, c := range b.clients {
 		s.Clients = append(s.Clients, c.line(b.phase))
+	}
+	since := b.since
+	if b.phase == phaseEnd {
+		since = b.began
+	}
+	for _, l := range b.lasting {
+		longest, _ := l.trace.Longest(since, s.At)
+		now, _ := l.trace.Longest(s.At, s.At)
+		s.Lasting = append(s.Lasting, lastingLine{l.Name, l.trace.Count(), app.Stall(longest, l.usual), app.Stall(now, l.usual)})
 	}
 	return s
 }

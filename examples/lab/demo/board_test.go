@@ -45,7 +45,7 @@ func TestScreenShowsWhoServesAndWhoFails(t *testing.T) {
 	b.add(c, fleet.Sample{When: phaseFlood, Connected: true, Whole: true, Connect: 15500 * time.Microsecond, Total: 90 * time.Millisecond})
 	b.add(plain, fleet.Sample{When: phaseFlood, Err: "timed out"})
 	text := draw(b.snapshot())
-	for _, want := range []string{"flood: 5000 syn", "defending", "5123", "not up yet", "15.5 ms", "90 ms", "agent is served by p2"} {
+	for _, want := range []string{"flood: 5000 syn", "defending", "5123", "does not answer", "15.5 ms", "90 ms", "agent is served by p2"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the screen lacks %q:\n%s", want, text)
 		}

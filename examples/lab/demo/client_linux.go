@@ -77,6 +77,8 @@ func watch(ctx context.Context, f *fleet.Fleet, b *board, clients map[string]*cl
 			all.Go(func() {
 				if st, err := f.ProxyStatus(ctx, n.Name); err == nil {
 					b.saw(n.Name, st)
+				} else {
+					b.lost(n.Name)
 				}
 			})
 		}

@@ -19,7 +19,7 @@ func Run(ctx context.Context, o Options, out *os.File) error {
 	if err := o.Check(); err != nil {
 		return err
 	}
-	r := &run{opts: &o, board: newBoard()}
+	r := &run{opts: &o, board: newBoard(), marks: map[string]*mark{}}
 	for _, n := range fleet.DefaultNodes() {
 		r.board.proxies = append(r.board.proxies, &proxyView{Name: n.Name, Kind: n.Kind})
 	}

@@ -56,5 +56,8 @@ func figuresLine(s snapshot) string {
 			fmt.Fprintf(&l, " via %s", c.ServedBy)
 		}
 	}
+	for _, x := range s.Lasting {
+		fmt.Fprintf(&l, "  │ %s stalled %.0f ms", x.Name, x.Stalls.Seconds()*1000)
+	}
 	return l.String()
 }

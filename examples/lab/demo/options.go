@@ -19,6 +19,7 @@ type Options struct {
 	LinkRate float64 // bits per second, 0 = no limit
 	Peace    time.Duration
 	Flood    time.Duration
+	Move     time.Duration // after a proxy's death and after its drain
 	After    time.Duration
 	Kind     flood.Kind
 	Rate     int    // packets per second

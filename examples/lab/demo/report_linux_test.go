@@ -1,10 +1,12 @@
 package demo
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
+	"migrationsensor/examples/lab/app"
 	"migrationsensor/examples/lab/fleet"
 )
 
@@ -14,6 +16,11 @@ func goodRun() *run {
 	b.proxies = []*proxyView{{Name: "p1", Kind: "entry", ProxyStatus: fleet.ProxyStatus{Counts: map[string]uint64{"transfers": 1}}}}
 	start := time.Now()
 	r := &run{opts: &Options{Kind: "syn", RTT: 15 * time.Millisecond, Flood: 10 * time.Second}, board: b, floodStart: start, back: true, clients: map[string]*client{}}
+	r.marks, r.lasting = map[string]*mark{}, goodSessions(start)
+	for i, kind := range stallKinds {
+		from := start.Add(time.Duration(10*i) * time.Second)
+		r.marks[kind] = &mark{from, from.Add(10 * time.Second)}
+	}
 	for i, system := range []string{"ms", "ms-each", "ms-fresh", "plain"} {
 		v := &clientView{Name: system, System: system, Transfers: 1, Moves: 1}
 		b.clients = append(b.clients, v)
@@ -31,6 +38,27 @@ func goodRun() *run {
 		r.scans = append(r.scans, scanned{when: when, probes: 100, alike: true})
 	}
 	return r
+}
+
+// goodSessions arrive each 50 ms for a minute.
+func goodSessions(start time.Time) *sessions {
+	s := &sessions{typist: &app.Typist{}, reader: app.NewReader(), finished: true, servedN: 100, gotN: 100}
+	for at := start.Add(-time.Second); at.Before(start.Add(time.Minute)); at = at.Add(typing) {
+		s.typist.Add(at)
+		s.reader.Add(at)
+	}
+	return s
+}
+
+// stands makes a session stand still.
+func stands(from time.Time, d time.Duration) *app.Trace {
+	out := &app.Trace{}
+	for at := from.Add(-20 * time.Second); at.Before(from.Add(time.Minute)); at = at.Add(typing) {
+		if at.Before(from) || at.After(from.Add(d)) {
+			out.Add(at)
+		}
+	}
+	return out
 }
 
 func TestVerdictOfTheDemo(t *testing.T) {
@@ -51,6 +79,15 @@ func TestVerdictOfTheDemo(t *testing.T) {
 		"an agent stayed on P1":           func(r *run) { r.board.edgesAt["ms"] = r.board.edgesAt["ms"][:1] },
 		"no MIGRATE moved the warm agent": func(r *run) { r.clients["ms"].view.Moves = 0 },
 		"the SYN Checker sent nothing":    func(r *run) { r.board.proxyLocked("p1").Counts = nil },
+		"ssh stood still after the death": func(r *run) {
+			r.lasting.typist = &app.Typist{Trace: *stands(r.marks[phaseKilled].from.Add(time.Second), 4*time.Second)}
+		},
+		"the download never went on":      func(r *run) { r.lasting.reader = &app.Reader{Trace: *stands(r.marks[phaseDrained].from, time.Hour)} },
+		"nothing was drained":             func(r *run) { delete(r.marks, phaseDrained) },
+		"ssh ended by itself":             func(r *run) { r.lasting.sshErr = errors.New("reset") },
+		"the download's digest":           func(r *run) { r.lasting.got[0] ^= 1 },
+		"the download lost its end":       func(r *run) { r.lasting.gotN = 99 },
+		"there were no sessions":          func(r *run) { r.lasting = nil },
 		"the fresh agent got no TRANSFER": func(r *run) { r.clients["ms-fresh"].view.Transfers = 0 },
 	} {
 		t.Run(rule, func(t *testing.T) {

@@ -18,6 +18,8 @@ type run struct {
 	clients map[string]*client
 	fetch   *fetcher
 	loops   sync.WaitGroup
+	lasting *sessions
+	marks   map[string]*mark // by kind
 
 	floodStart, floodEnd time.Time
 	freshReady           time.Duration
@@ -41,7 +43,8 @@ func (r *run) play(ctx context.Context) (err error) {
 	defer r.loops.Wait()
 	defer cancel()
 	r.loops.Go(func() { watch(ctx, r.fleet, r.board, r.clients) })
-	for _, step := range []func(context.Context) error{r.prepare, r.peace, r.flood, r.comeBack, r.after} {
+	defer func() { err = errors.Join(err, r.endSessions()) }()
+	for _, step := range []func(context.Context) error{r.prepare, r.sessions, r.peace, r.flood, r.comeBack, r.killed, r.drained, r.after} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -51,6 +54,31 @@ func (r *run) play(ctx context.Context) (err error) {
 	}
 	r.board.enter(phaseEnd, "the end; counts are of the whole run")
 	return nil
+}
+
+// sessions begins what lives through the whole run.
+func (r *run) sessions(ctx context.Context) (err error) {
+	r.board.say("an interactive ssh session and a download begin, through P1's address")
+	if r.lasting, err = newSessions(ctx, r.fleet); err != nil {
+		return err
+	}
+	views := []*lastingView{{"download", fleet.StreamEvery, &r.lasting.reader.Trace}}
+	if r.lasting.typist != nil {
+		views = append([]*lastingView{{"ssh", typing, &r.lasting.typist.Trace}}, views...)
+	} else {
+		r.board.say("no ssh session: %s", r.lasting.noSSH)
+	}
+	r.board.mu.Lock()
+	r.board.lasting = views
+	r.board.mu.Unlock()
+	return r.lasting.begun(ctx, r.fleet)
+}
+
+func (r *run) endSessions() error {
+	if r.lasting == nil {
+		return nil
+	}
+	return r.lasting.finish()
 }
 
 // prepare enrols the agents and looks at what must not be seen.
@@ -106,7 +134,8 @@ func (r *run) peace(ctx context.Context) error {
 
 // flood floods P1; when P1 has noticed, a fresh agent comes, and the hidden proxies are scanned.
 func (r *run) flood(ctx context.Context) error {
-	r.floodStart = r.board.enter(phaseFlood, fmt.Sprintf("flood: %d %s packets/s on P1", r.opts.Rate, r.opts.Kind))
+	r.begin(phaseFlood, fmt.Sprintf("flood: %d %s packets/s on P1", r.opts.Rate, r.opts.Kind))
+	r.floodStart = r.marks[phaseFlood].from
 	ended := make(chan error, 1)
 	go func() {
 		told, err := r.fleet.Attack(ctx, r.opts.attack())
@@ -162,6 +191,7 @@ func (r *run) comeBack(ctx context.Context) error {
 		return state == "active", fmt.Errorf("it is %q", state)
 	})
 	r.back = err == nil
+	r.stop(phaseFlood)
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"charm.land/lipgloss/v2"
 
@@ -37,6 +38,12 @@ func draw(n snapshot) string {
 	for _, c := range n.Clients {
 		s.WriteString(clientText(c))
 	}
+	if len(n.Lasting) > 0 {
+		fmt.Fprintf(&s, "\n  %s\n", faint.Render(fmt.Sprintf("%-14s %9s  %14s", "session", "arrivals", "longest stall")))
+		for _, l := range n.Lasting {
+			s.WriteString(lastingText(l))
+		}
+	}
 	s.WriteString("\n")
 	for _, e := range n.Events[max(0, len(n.Events)-10):] {
 		fmt.Fprintf(&s, "  %s %s\n", faint.Render(fmt.Sprintf("%6.1f s", e.At.Sub(n.Began).Seconds())), e.Text)
@@ -68,7 +75,7 @@ func stateStyle(state string) lipgloss.Style {
 
 func proxyLine(x proxyView, n snapshot) string {
 	if !x.Up {
-		return fmt.Sprintf("  %-5s %-7s %s\n", x.Name, x.Kind, faint.Render("not up yet"))
+		return fmt.Sprintf("  %-5s %-7s %s\n", x.Name, x.Kind, faint.Render("does not answer"))
 	}
 	var serves strings.Builder
 	for _, c := range n.Clients {
@@ -99,6 +106,18 @@ func clientText(c clientLine) string {
 		}
 	}
 	return fmt.Sprintf("  %-14s %-9s %6d %s %10s %10s  %s\n", c.Name, c.ServedBy, c.OK, failed, connect, total, last.String())
+}
+
+// visible is a stall that one would see on a screen.
+const visible = 100 * time.Millisecond
+
+func lastingText(l lastingLine) string {
+	stalls := fmt.Sprintf("%11.0f ms", l.Stalls.Seconds()*1000)
+	now := good.Render("goes on")
+	if l.Stands > visible {
+		now = bad.Render(fmt.Sprintf("stands still for %.1f s", l.Stands.Seconds()))
+	}
+	return fmt.Sprintf("  %-14s %9d  %s  %s\n", l.Name, l.Arrived, stalls, now)
 }
 
 // spark draws rates as bars, the highest of them full.

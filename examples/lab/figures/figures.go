@@ -289,10 +289,14 @@ func (f Figure) P95Text() string {
 }
 
 func (f Figure) name() string {
-	if kind := f.Labels["kind"]; kind != "" {
-		return f.ID + " " + kind
+	var name strings.Builder
+	name.WriteString(f.ID)
+	for _, label := range []string{"app", "kind"} {
+		if v := f.Labels[label]; v != "" {
+			name.WriteString(" " + v)
+		}
 	}
-	return f.ID
+	return name.String()
 }
 
 func (f Figure) number(x float64) string {

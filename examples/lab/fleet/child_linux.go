@@ -27,6 +27,10 @@ type Child struct {
 
 // Start starts a program; it is an error later if it ends before Stop.
 func Start(ns *kernel.Namespace, name string, p Paths, program string, args ...string) (*Child, error) {
+	return start(ns, name, p, nil, program, args...)
+}
+
+func start(ns *kernel.Namespace, name string, p Paths, env []string, program string, args ...string) (*Child, error) {
 	log, err := os.OpenFile(p.Log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, err
@@ -35,6 +39,9 @@ func Start(ns *kernel.Namespace, name string, p Paths, program string, args ...s
 	fmt.Fprintf(log, "# %s %s\n", filepath.Base(program), strings.Join(args, " "))
 	c := &Child{name: name, paths: p, cmd: exec.Command(program, args...), done: make(chan struct{})}
 	c.cmd.Stdout, c.cmd.Stderr = log, log
+	if len(env) > 0 {
+		c.cmd.Env = append(os.Environ(), env...)
+	}
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's Ctrl-C is for us, who stop it in order
 	if err := ns.Start(c.cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
@@ -61,6 +68,7 @@ func (c *Child) Stop(limit time.Duration) error {
 	if c.Ended() != nil {
 		return nil
 	}
+	_ = c.cmd.Process.Signal(syscall.SIGCONT) // a stopped one would not hear
 	if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}

@@ -5,11 +5,15 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"migrationsensor/examples/lab"
 )
+
+// HaveAnchor says that proxyd can be a node of kind anchor.
+const HaveAnchor = true
 
 // FileSize is the paper's picture, 760 KB.
 const FileSize = 760 * 1024
@@ -25,16 +29,42 @@ type Config struct {
 	LinkRate float64 // bits per second, 0 = no limit
 	Seed     uint64
 
-	Nodes    []Node    // none: P1 entry, P2 and P3 hidden
-	Services []Service // none: web and echo
+	Nodes    []Node    // none: DefaultNodes
+	Services []Service // none: DefaultServices
 	Edge     Edge      // how the edges begin
+	Restless bool      // agents move as often as they are told: dwell 0, no limit of moves
 }
 
-// Node is one of the fleet's edges.
-type Node struct{ Name, Kind string }
+// The kinds of node.
+const (
+	Entry  = "entry"
+	Hidden = "hidden"
+	Anchor = "anchor" // on the backplane only
+)
 
-// DefaultNodes are the paper's: P1 is known, the others are not.
-func DefaultNodes() []Node { return []Node{{"p1", "entry"}, {"p2", "hidden"}, {"p3", "hidden"}} }
+// Node is one of the fleet's nodes: p1, p2, p3, the second entry e2 or the anchor a1.
+type Node struct {
+	Name, Kind string
+	Neighbours []string // where an edge sends its clients; nil: every other edge
+}
+
+// DefaultNodes are the paper's, P1 that is known and P2 and P3 that are not, beside them a second entry, to which agents
+// turn by themselves when P1 falls silent and nobody is sent, and an anchor, so that no edge's death takes a stream along.
+func DefaultNodes() []Node {
+	nodes := []Node{
+		{"p1", Entry, []string{"p2", "p3"}}, {"p2", Hidden, []string{"p1", "p3"}}, {"p3", Hidden, []string{"p1", "p2"}},
+		{"e2", Entry, []string{"p2", "p3", "p1"}},
+	}
+	if HaveAnchor {
+		nodes = append(nodes, Node{Name: "a1", Kind: Anchor})
+	}
+	return nodes
+}
+
+// PaperNodes are P1, P2 and P3 alone.
+func PaperNodes() []Node {
+	return []Node{{Name: "p1", Kind: Entry}, {Name: "p2", Kind: Hidden}, {Name: "p3", Kind: Hidden}}
+}
 
 // Service is a port of the entries that leads to a port of the origin.
 type Service struct {
@@ -42,9 +72,12 @@ type Service struct {
 	Port, Origin uint16
 }
 
-// DefaultServices are the web service and the same origin's echo.
+// DefaultServices are what the origin serves.
 func DefaultServices() []Service {
-	return []Service{{"web", lab.WebPort, lab.OriginWeb}, {"echo", lab.EchoPort, lab.OriginEcho}}
+	return []Service{
+		{"web", lab.WebPort, lab.OriginWeb}, {"echo", lab.EchoPort, lab.OriginEcho}, {"ssh", lab.SSHPort, lab.OriginSSH},
+		{"transfer", lab.TransferPort, lab.OriginTransfer}, {"stream", lab.StreamPort, lab.OriginStream},
+	}
 }
 
 // Edge is an edge's own settings: thresholds in packets/s, times, and the SYN Checker's p (0 is 1).
@@ -119,6 +152,11 @@ type place struct {
 func placeOf(name string) place {
 	p, b := lab.P1, lab.BackP1
 	switch name {
+	case "a1":
+		back, _ := lab.BackA1.Port(lab.PeerPort)
+		return place{backplane: back}
+	case "e2":
+		p, b = lab.E2, lab.BackE2
 	case "p2":
 		p, b = lab.P2, lab.BackP2
 	case "p3":
@@ -139,24 +177,33 @@ func signConfig(p Paths, c Config) string {
 	back, _ := lab.BackSign.Port(lab.PeerPort)
 	fmt.Fprintf(&s, "\n[[node]]\nname = \"sign\"\nkind = \"signer\"\nbackplane = %q\n", back)
 	for _, n := range c.Nodes {
-		at := placeOf(n.Name)
-		var others []string
-		for _, o := range c.Nodes {
-			if o.Name != n.Name {
-				others = append(others, fmt.Sprintf("%q", o.Name))
-			}
-		}
-		fmt.Fprintf(&s, "\n[[node]]\nname = %q\nkind = %q\npublic = [%q, %q]\nlink_port = %d\nbackplane = %q\nneighbours = [%s]\n",
-			n.Name, n.Kind, at.public, at.public6, lab.LinkPort, at.backplane, strings.Join(others, ", "))
+		s.WriteString(c.declare(n))
 	}
 	return s.String()
+}
+
+// declare is a node's own table.
+func (c Config) declare(n Node) string {
+	at := placeOf(n.Name)
+	text := fmt.Sprintf("\n[[node]]\nname = %q\nkind = %q\nbackplane = %q\n", n.Name, n.Kind, at.backplane)
+	if n.Kind == Anchor {
+		return text
+	}
+	var others []string
+	for _, o := range c.Nodes {
+		if o.Name != n.Name && o.Kind != Anchor && (n.Neighbours == nil || slices.Contains(n.Neighbours, o.Name)) {
+			others = append(others, fmt.Sprintf("%q", o.Name))
+		}
+	}
+	return text + fmt.Sprintf("public = [%q, %q]\nlink_port = %d\nneighbours = [%s]\n",
+		at.public, at.public6, lab.LinkPort, strings.Join(others, ", "))
 }
 
 // publics are a service's addresses: a port of every entry, in both families.
 func (c Config) publics(port uint16) string {
 	var all []string
 	for _, n := range c.Nodes {
-		if n.Kind == "entry" {
+		if n.Kind == Entry {
 			at := placeOf(n.Name)
 			all = append(all, fmt.Sprintf("%q, %q", netip.AddrPortFrom(at.public, port), netip.AddrPortFrom(at.public6, port)))
 		}
@@ -192,9 +239,18 @@ p = %g
 `, p.State, p.Socket, lab.Uplink, e.SYN, e.ICMP, e.UDP, e.Quiet, e.Suspend, share)
 }
 
-// agentConfig is an agent's settings; probe is "warm" or "each".
-func agentConfig(p Paths, probe string) string {
-	return fmt.Sprintf("state = %q\nsocket = %q\nprobe = %q\nlog_level = \"debug\"\nlog_format = \"text\"\n", p.State, p.Socket, probe)
+// anchorConfig is an anchor's own settings.
+func anchorConfig(p Paths) string {
+	return fmt.Sprintf("state = %q\nsocket = %q\nlog_level = \"debug\"\n", p.State, p.Socket)
+}
+
+// agentConfig is an agent's settings; probe is "warm" or "each". restless lets it move as often as it is told.
+func agentConfig(p Paths, probe string, restless bool) string {
+	text := fmt.Sprintf("state = %q\nsocket = %q\nprobe = %q\nlog_level = \"debug\"\nlog_format = \"text\"\n", p.State, p.Socket, probe)
+	if restless {
+		text += "\n[move]\ndwell = \"0s\"\nmax = 0\n"
+	}
+	return text
 }
 
 // NameOf gives the name of the proxy at an address, with or without a port.
@@ -210,6 +266,8 @@ func NameOf(addr string) string {
 		return "p2"
 	case lab.P3.V4.String(), lab.P3.V6.String():
 		return "p3"
+	case lab.E2.V4.String(), lab.E2.V6.String():
+		return "e2"
 	}
 	return addr
 }

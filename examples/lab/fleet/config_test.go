@@ -10,6 +10,7 @@ import (
 func TestNamesOfAddresses(t *testing.T) {
 	for addr, want := range map[string]string{
 		"198.18.72.11": "p1", "198.18.72.93:7443": "p2", "[2001:2:0:72::171]:7443": "p3", "2001:2:0:72::93": "p2", "198.18.72.1:80": "198.18.72.1:80",
+		"198.18.72.57:7443": "e2",
 	} {
 		if got := NameOf(addr); got != want {
 			t.Errorf("%s is %q, want %q", addr, got, want)
@@ -22,10 +23,10 @@ func TestNamesOfAddresses(t *testing.T) {
 func TestConfigurationsAreProxyds(t *testing.T) {
 	p := dirs{work: "/run/x", logs: "/tmp"}.of("sign")
 	for publics, nodes := range map[int][]Node{
-		2: DefaultNodes(),
-		4: {{"p1", "entry"}, {"p2", "entry"}, {"p3", "hidden"}},
+		2: PaperNodes(),
+		4: {{Name: "p1", Kind: Entry}, {Name: "e2", Kind: Entry, Neighbours: []string{"p1"}}, {Name: "a1", Kind: Anchor}},
 	} {
-		text := signConfig(p, Config{Nodes: nodes, Services: DefaultServices()})
+		text := signConfig(p, Config{Nodes: nodes, Services: DefaultServices()[:2]})
 		c, err := proxyd.ParseConfig("sign.toml", []byte(text))
 		if err != nil {
 			t.Fatalf("%v\n%s", err, text)
@@ -33,6 +34,9 @@ func TestConfigurationsAreProxyds(t *testing.T) {
 		if len(c.Services) != 2 || len(c.Services[0].Public) != publics || len(c.Nodes) != 4 {
 			t.Errorf("%d nodes, services %v, want 4 nodes and each service at %d addresses", len(c.Nodes), c.Services, publics)
 		}
+	}
+	if _, err := proxyd.ParseConfig("a1.toml", []byte(anchorConfig(p))); err != nil {
+		t.Error(err)
 	}
 	text := edgeConfig(p, Edge{SYN: 250, ICMP: 300, Quiet: 2e9, Suspend: 3e9, P: 0.25})
 	c, err := proxyd.ParseConfig("p1.toml", []byte(text))

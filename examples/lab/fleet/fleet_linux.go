@@ -21,6 +21,7 @@ type Fleet struct {
 	cfg      Config
 	dirs     dirs
 	children []*Child
+	more     map[string]*kernel.Namespace // the second entry and the anchor, where there are such
 }
 
 // New makes the world, the fleet in it and its proxies, up to the moment when every proxy sees its
@@ -40,16 +41,45 @@ func New(ctx context.Context, c Config, say func(string, ...any)) (*Fleet, error
 	if f.Origin, err = ServeOrigin(f.World); err != nil {
 		return f, err
 	}
+	if err := errors.Join(f.addMachines(), f.serveTransfers()); err != nil {
+		return f, err
+	}
 	say("making the fleet: signing node%s", f.names())
 	if err := f.startSigner(ctx); err != nil {
 		return f, err
 	}
 	for _, n := range f.cfg.Nodes {
-		if err := f.joinEdge(ctx, n.Name); err != nil {
+		if err := f.join(ctx, n); err != nil {
 			return f, err
 		}
 	}
 	return f, f.waitForPeers(ctx)
+}
+
+// serveTransfers starts the far end of transfers, a program of its own: it is stopped and goes on in tests.
+func (f *Fleet) serveTransfers() error {
+	if !slices.ContainsFunc(f.cfg.Services, func(s Service) bool { return s.Origin == lab.OriginTransfer }) {
+		return nil
+	}
+	at, _ := lab.BackOrigin.Port(lab.OriginTransfer)
+	return f.Run(f.World.Origin, "origin", f.cfg.Lab, "origin", at.String())
+}
+
+// addMachines adds the machines of nodes that the paper's world does not have.
+func (f *Fleet) addMachines() (err error) {
+	f.more = map[string]*kernel.Namespace{}
+	for _, n := range f.cfg.Nodes {
+		switch n.Name {
+		case "a1":
+			f.more[n.Name], err = f.World.AddBehind(n.Name, lab.BackA1)
+		case "e2":
+			f.more[n.Name], err = f.World.AddProxy(lab.Proxy{Name: n.Name, Public: lab.E2, Back: lab.BackE2})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f *Fleet) names() (s string) {
@@ -93,9 +123,12 @@ func (f *Fleet) Paths(name string) Paths { return f.dirs.of(name) }
 // Children are the programs that run.
 func (f *Fleet) Children() []*Child { return f.children }
 
-// namespace is where a program lives.
-func (f *Fleet) namespace(name string) *kernel.Namespace {
+// Namespace is where a program of that name lives.
+func (f *Fleet) Namespace(name string) *kernel.Namespace {
 	w := f.World
+	if ns := f.more[name]; ns != nil {
+		return ns
+	}
 	return map[string]*kernel.Namespace{
 		"sign": w.Sign, "p1": w.P1, "p2": w.P2, "p3": w.P3, "client": w.Client, "each": w.Each, "fresh": w.Fresh,
 	}[name]
@@ -111,7 +144,11 @@ func (f *Fleet) startSigner(ctx context.Context) error {
 		return err
 	}
 	for _, n := range f.cfg.Nodes {
-		if err := f.makeToken(ctx, n.Name, "--role", "edge", "--node", n.Name); err != nil {
+		role := "edge"
+		if n.Kind == Anchor {
+			role = "anchor"
+		}
+		if err := f.makeToken(ctx, n.Name, "--role", role, "--node", n.Name); err != nil {
 			return err
 		}
 	}
@@ -131,19 +168,23 @@ func (f *Fleet) AgentToken(ctx context.Context, name string) error {
 	return f.makeToken(ctx, name, "--role", "agent")
 }
 
-func (f *Fleet) joinEdge(ctx context.Context, name string) error {
-	p := f.dirs.of(name)
-	if err := os.WriteFile(p.Config, []byte(edgeConfig(p, f.cfg.Edge)), 0o600); err != nil {
+func (f *Fleet) join(ctx context.Context, n Node) error {
+	p, name := f.dirs.of(n.Name), n.Name
+	text := edgeConfig(p, f.cfg.Edge)
+	if n.Kind == Anchor {
+		text = anchorConfig(p)
+	}
+	if err := os.WriteFile(p.Config, []byte(text), 0o600); err != nil {
 		return err
 	}
 	join := func() (bool, error) { // the signing node may still be opening its door
-		_, err := RunOnce(ctx, f.namespace(name), p, f.proxyd(), "join", "--config", p.Config, "--as", name, f.dirs.token(name))
+		_, err := RunOnce(ctx, f.Namespace(name), p, f.proxyd(), "join", "--config", p.Config, "--as", name, f.dirs.token(name))
 		return err == nil, err
 	}
 	if err := Wait(ctx, 10*time.Second, name+" joins the fleet", f.children, join); err != nil {
 		return err
 	}
-	return f.Run(f.namespace(name), name, f.proxyd(), "run", "--config", p.Config)
+	return f.Revive(name)
 }
 
 // Restart starts an edge anew with other settings: it has forgotten whom it admitted and every
@@ -156,7 +197,7 @@ func (f *Fleet) Restart(ctx context.Context, name string, e Edge) error {
 	if err := os.WriteFile(p.Config, []byte(edgeConfig(p, e)), 0o600); err != nil {
 		return err
 	}
-	if err := f.Run(f.namespace(name), name, f.proxyd(), "run", "--config", p.Config); err != nil {
+	if err := f.Revive(name); err != nil {
 		return err
 	}
 	return f.waitForPeers(ctx)
@@ -165,19 +206,23 @@ func (f *Fleet) Restart(ctx context.Context, name string, e Edge) error {
 // StartAgent writes an agent's configuration and starts it, with its token if it knows no fleet yet.
 func (f *Fleet) StartAgent(name, probe string) error {
 	p := f.dirs.of(name)
-	if err := os.WriteFile(p.Config, []byte(agentConfig(p, probe)), 0o600); err != nil {
+	if err := os.WriteFile(p.Config, []byte(agentConfig(p, probe, f.cfg.Restless)), 0o600); err != nil {
 		return err
 	}
 	args := []string{"up", "--config", p.Config}
 	if _, err := os.Stat(p.State); os.IsNotExist(err) { // it knows the fleet already if it was up before
 		args = append(args, "--token", f.dirs.token(name))
 	}
-	return f.Run(f.namespace(name), name, f.agent(), args...)
+	return f.Run(f.Namespace(name), name, f.agent(), args...)
 }
 
 // Run starts a program that runs until Stop or Close.
 func (f *Fleet) Run(ns *kernel.Namespace, name, program string, args ...string) error {
-	c, err := Start(ns, name, f.dirs.of(name), program, args...)
+	return f.run(ns, name, nil, program, args...)
+}
+
+func (f *Fleet) run(ns *kernel.Namespace, name string, env []string, program string, args ...string) error {
+	c, err := start(ns, name, f.dirs.of(name), env, program, args...)
 	if err != nil {
 		return err
 	}
@@ -187,41 +232,41 @@ func (f *Fleet) Run(ns *kernel.Namespace, name, program string, args ...string) 
 
 // Stop ends a program, which keeps its files.
 func (f *Fleet) Stop(name string) error {
-	i := slices.IndexFunc(f.children, func(c *Child) bool { return c.name == name })
-	if i < 0 {
+	c := f.find(name)
+	if c == nil {
 		return nil
 	}
-	c := f.children[i]
-	f.children = slices.Delete(f.children, i, i+1)
+	f.children = slices.DeleteFunc(f.children, func(x *Child) bool { return x == c })
 	return c.Stop(10 * time.Second)
 }
 
-// waitForPeers waits until every edge is at peace and sees all others. A hidden one may still be
+// waitForPeers waits until every node is at peace and sees all others. A hidden one may still be
 // active for somebody who was sent to it.
 func (f *Fleet) waitForPeers(ctx context.Context) error {
 	for _, n := range f.cfg.Nodes {
-		want := []string{"active"}
-		if n.Kind != "entry" {
-			want = append(want, "standby")
-		}
-		err := Wait(ctx, 15*time.Second, n.Name+" is at peace and sees its peers", f.children, func() (bool, error) {
-			st, err := f.ProxyStatus(ctx, n.Name)
-			if err != nil {
-				return false, err
-			}
-			up := 0
-			for _, peer := range st.Peers {
-				if peer.Up {
-					up++
-				}
-			}
-			return slices.Contains(want, st.State) && up >= len(f.cfg.Nodes)-1, fmt.Errorf("it is %q with %d peers up", st.State, up)
-		})
-		if err != nil {
+		if err := f.WaitForPeers(ctx, n); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// WaitForPeers waits until a node is at peace and sees all others.
+func (f *Fleet) WaitForPeers(ctx context.Context, n Node) error {
+	return Wait(ctx, 15*time.Second, n.Name+" is at peace and sees its peers", f.children, func() (bool, error) {
+		st, err := f.ProxyStatus(ctx, n.Name)
+		if err != nil {
+			return false, err
+		}
+		up := 0
+		for _, peer := range st.Peers {
+			if peer.Up {
+				up++
+			}
+		}
+		peace := st.State == "active" || st.State == "standby" && n.Kind != Entry || n.Kind == Anchor
+		return peace && up >= len(f.cfg.Nodes)-1, fmt.Errorf("it is %q with %d peers up", st.State, up)
+	})
 }
 
 // WaitForAgent waits until an agent is connected and its protected addresses are routed.

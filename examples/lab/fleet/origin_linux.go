@@ -10,12 +10,14 @@ import (
 	"strconv"
 
 	"migrationsensor/examples/lab"
+	"migrationsensor/examples/lab/app"
 	"migrationsensor/examples/lab/kernel"
 )
 
-// Origin is the protected server, unmodified: HTTP with the file, and echo. The site is a server
-// of the same kind that nobody protects.
+// Origin is the protected server, unmodified: HTTP with the file, echo, and downloads that go on until they are told to end. The site is
+// a server of the same kind that nobody protects.
 type Origin struct {
+	Stream    *app.Stream
 	file      []byte
 	Digest    [sha256.Size]byte
 	listeners []net.Listener
@@ -23,12 +25,16 @@ type Origin struct {
 
 // ServeOrigin serves both; Close ends it.
 func ServeOrigin(w *lab.World) (*Origin, error) {
-	o := &Origin{file: make([]byte, FileSize)}
+	o := &Origin{
+		file:   make([]byte, FileSize),
+		Stream: newStream(),
+	}
 	seed := [32]byte{'7', '6', '0', 'K', 'B'}
 	rand.NewChaCha8(seed).Read(o.file)
 	o.Digest = sha256.Sum256(o.file)
 	web4, web6 := lab.BackOrigin.Port(lab.OriginWeb)
 	echo4, echo6 := lab.BackOrigin.Port(lab.OriginEcho)
+	stream4, stream6 := lab.BackOrigin.Port(lab.OriginStream)
 	site4, site6 := lab.Site.Port(lab.WebPort)
 	for _, s := range []struct {
 		ns    *kernel.Namespace
@@ -37,6 +43,7 @@ func ServeOrigin(w *lab.World) (*Origin, error) {
 	}{
 		{w.Origin, web4.String(), o.serveWeb}, {w.Origin, web6.String(), o.serveWeb},
 		{w.Origin, echo4.String(), serveEcho}, {w.Origin, echo6.String(), serveEcho},
+		{w.Origin, stream4.String(), o.serveStream}, {w.Origin, stream6.String(), o.serveStream},
 		{w.Site, site4.String(), o.serveWeb}, {w.Site, site6.String(), o.serveWeb},
 	} {
 		l, err := s.ns.Listen("tcp", s.at)

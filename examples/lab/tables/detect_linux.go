@@ -49,11 +49,11 @@ func (r *run) detect(ctx context.Context) error {
 		})
 	}
 	for i := range r.sizes.spells {
-		r.progress.enter("%s: peace %d of %d", partDetect, i+1, r.sizes.spells)
+		r.progress.Enter("%s: peace %d of %d", partDetect, i+1, r.sizes.spells)
 		if err := r.peaceSpell(ctx); err != nil {
 			return err
 		}
-		r.progress.did(partDetect)
+		r.progress.Did(partDetect)
 	}
 	return r.floodBoth(ctx)
 }
@@ -65,12 +65,12 @@ func (r *run) floodBoth(ctx context.Context) error {
 	for k, at := range []target{{"p1", lab.P1.V4}, {"p2", lab.P2.V4}} {
 		g.Go(func() error {
 			for i := range r.sizes.spells {
-				r.progress.enter("%s: flood %d of %d", partDetect, 2*i+1, 2*r.sizes.spells)
+				r.progress.Enter("%s: flood %d of %d", partDetect, 2*i+1, 2*r.sizes.spells)
 				kind := kinds[(i+k)%len(kinds)]
 				if err := r.floodSpell(ctx, at, kind); err != nil {
 					return fmt.Errorf("%s flood of %s: %w", kind, at.name, err)
 				}
-				r.progress.did(partDetect)
+				r.progress.Did(partDetect)
 			}
 			return nil
 		})
@@ -98,7 +98,7 @@ func (r *run) peaceSpell(ctx context.Context) error {
 		for _, a := range all {
 			if !a.Time.Before(from) {
 				r.detected.alarmed(a.Kind)
-				r.progress.say("an alarm of %s in peace: %s", name, a.Kind)
+				r.progress.Say("an alarm of %s in peace: %s", name, a.Kind)
 			}
 		}
 	}
@@ -126,7 +126,7 @@ func (r *run) floodSpell(ctx context.Context, at target, kind string) error {
 	a, ok := firstAlarm(all, sent.First, over)
 	r.detected.flooded(kind, ok && a.Kind == kind, a.Time.Sub(sent.First))
 	if !ok || a.Kind != kind {
-		r.progress.say("a %s flood of %.0f packets/s on %s was not found (alarm %q)", kind, sent.Rate(), at.name, a.Kind)
+		r.progress.Say("a %s flood of %.0f packets/s on %s was not found (alarm %q)", kind, sent.Rate(), at.name, a.Kind)
 	}
 	return fleet.Wait(ctx, 15*time.Second, at.name+" comes back", s.Children(), func() (bool, error) {
 		st, err := s.ProxyStatus(ctx, at.name)

@@ -27,11 +27,11 @@ func (r *run) flood(ctx context.Context) error {
 				r.results.skip(c, "no hping3 here: install it (apt install hping3)")
 			}
 			for range r.sizes.trials {
-				r.progress.did(partFlood)
+				r.progress.Did(partFlood)
 			}
 			continue
 		}
-		r.progress.enter("%s: by %s, p = %s", partFlood, map[string]string{"own": "our tool", "hping3": "hping3"}[g.attacker], g.p)
+		r.progress.Enter("%s: by %s, p = %s", partFlood, map[string]string{"own": "our tool", "hping3": "hping3"}[g.attacker], g.p)
 		if err := r.floodOnce(ctx, g); err != nil {
 			return fmt.Errorf("flood by %s, p = %s: %w", g.attacker, g.p, err)
 		}
@@ -167,7 +167,7 @@ func (r *run) trials(ctx context.Context, g group) error {
 		if err := r.stage.Healthy(); err != nil {
 			return err
 		}
-		r.progress.did(partFlood)
+		r.progress.Did(partFlood)
 	}
 	waiting.Wait()
 	return ctx.Err()

@@ -44,20 +44,3 @@ func withGoal(f figures.Figure) figures.Figure {
 	}
 	return f
 }
-
-// judge sets the verdict and says what a failed run is: wrong, or only slow here. Times depend on the
-// machine and what else it does; shares and counts must not.
-func judge(file *figures.File, complete bool) error {
-	if file.Decide(complete) {
-		return nil
-	}
-	if !complete {
-		return ErrWrong
-	}
-	for _, f := range file.Figures {
-		if f.Meets != nil && !*f.Meets && f.Unit != "ms" {
-			return ErrWrong
-		}
-	}
-	return ErrSlow
-}

@@ -333,7 +333,7 @@ func summary(file *figures.File, verdict, played error) string {
 		}
 	}
 	kind := "FAIL"
-	if errors.Is(verdict, ErrSlow) {
+	if errors.Is(verdict, figures.ErrSlow) {
 		kind = "FAIL (goals of time only)"
 	}
 	if len(missed) == 0 {

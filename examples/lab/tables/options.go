@@ -1,20 +1,11 @@
 package tables
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"time"
 
 	"migrationsensor/examples/lab/fleet"
-)
-
-// Errors of a run that came to its end.
-var (
-	// ErrWrong says that something that must hold on every machine does not.
-	ErrWrong = errors.New("the run found something wrong")
-	// ErrSlow says that only goals that depend on this machine's clock were missed.
-	ErrSlow = errors.New("the run missed a goal of time")
 )
 
 // Options are what can be chosen about a run.

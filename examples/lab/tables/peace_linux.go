@@ -41,7 +41,7 @@ func (r *run) measure(ctx context.Context, part string, warmUp, n int, ways []wa
 		if err := r.stage.Healthy(); err != nil {
 			return err
 		}
-		r.progress.did(part)
+		r.progress.Did(part)
 	}
 	return nil
 }
@@ -61,7 +61,7 @@ func (w way) once(ctx context.Context) (s fleet.Sample, err error) {
 // took keeps a trial and tells of the first failure of each cell of ours.
 func (r *run) took(c cell, t trial) {
 	if why, first := r.results.add(c, t); first && c.ours() {
-		r.progress.say("%s (%s, %s, %s %s): a fetch failed: %s", c.System, c.When, c.Dest, c.App, c.Memory, why)
+		r.progress.Say("%s (%s, %s, %s %s): a fetch failed: %s", c.System, c.When, c.Dest, c.App, c.Memory, why)
 	}
 }
 
@@ -101,7 +101,7 @@ func (r *run) unprotected(ctx context.Context) error {
 				clients[i].samples = append(clients[i].samples, got)
 			}
 		}
-		r.progress.did(partUnprotected)
+		r.progress.Did(partUnprotected)
 	}
 	for i := range r.sizes.unprotected { // direct: its two clients in turn, as judgeUnprotected expects them
 		for _, c := range clients {
@@ -194,7 +194,7 @@ func (r *run) peaceSSH(ctx context.Context) error {
 				r.results.skip(p.cell, s.noSSH)
 			}
 		}
-		r.progress.say("no ssh rows: %s", s.noSSH)
+		r.progress.Say("no ssh rows: %s", s.noSSH)
 		return nil
 	}
 	w := s.World

@@ -11,25 +11,21 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/term"
-
+	"migrationsensor/examples/lab/figures"
 	"migrationsensor/examples/lab/figures/page"
+	"migrationsensor/examples/lab/live"
 	"migrationsensor/examples/lab/paper"
 )
 
 // Run measures everything inside kernel.Enter's sandbox, prints the tables and writes out/paper.json
-// and out/paper.html. nil is PASS; ErrSlow and ErrWrong tell what was missed; another error is why it
+// and out/paper.html. nil is PASS; figures.ErrSlow and figures.ErrWrong tell what was missed; another error is why it
 // did not come to its end, and then what was complete is written all the same.
 func Run(ctx context.Context, o Options, out *os.File) error {
 	if err := o.Check(); err != nil {
 		return err
 	}
 	r := newRun(o)
-	show := lines
-	if term.IsTerminal(int(out.Fd())) {
-		show = screen
-	}
-	played := show(ctx, out, r.progress, r.play)
+	played := r.progress.Play(ctx, out, r.play)
 	if ctx.Err() != nil { // whatever else went wrong followed from that
 		played = errors.New("interrupted")
 	}
@@ -40,7 +36,7 @@ func Run(ctx context.Context, o Options, out *os.File) error {
 type run struct {
 	opts     Options
 	sizes    sizes
-	progress *progress
+	progress *live.Progress
 	random   *rand.Rand // of the order of measurements; one goroutine's
 	assumed  paper.Assumed
 	stage    *stage
@@ -57,7 +53,7 @@ func newRun(o Options) *run {
 
 // play measures, table by table. It returns after everything that it started has ended.
 func (r *run) play(ctx context.Context) (err error) {
-	r.progress.enter(partWorld)
+	r.progress.Enter(partWorld)
 	r.stage, err = newStage(ctx, r)
 	defer func() { err = errors.Join(err, r.stage.close()) }()
 	if err != nil {
@@ -66,7 +62,7 @@ func (r *run) play(ctx context.Context) (err error) {
 	if r.congestion, err = r.stage.World.P1.Congestion(); err != nil {
 		return err
 	}
-	r.progress.finish(partWorld)
+	r.progress.Finish(partWorld)
 	for _, step := range []struct {
 		name string
 		run  func(context.Context) error
@@ -74,7 +70,7 @@ func (r *run) play(ctx context.Context) (err error) {
 		{partUnprotected, r.unprotected}, {partHTTP, r.peaceHTTP}, {partSSH, r.peaceSSH},
 		{partFlood, r.flood}, {partDetect, r.detect},
 	} {
-		r.progress.enter("%s", step.name)
+		r.progress.Enter("%s", step.name)
 		began := time.Now()
 		if err := step.run(ctx); err != nil {
 			return fmt.Errorf("%s: %w", step.name, err)
@@ -82,17 +78,17 @@ func (r *run) play(ctx context.Context) (err error) {
 		if err := r.stage.Healthy(); err != nil {
 			return fmt.Errorf("%s: %w", step.name, err)
 		}
-		r.progress.finish(step.name)
-		r.progress.say("%s: done in %.0f s", step.name, time.Since(began).Seconds())
+		r.progress.Finish(step.name)
+		r.progress.Say("%s: done in %.0f s", step.name, time.Since(began).Seconds())
 	}
-	r.progress.enter("the end")
+	r.progress.Enter("the end")
 	return nil
 }
 
 // conclude prints and writes, also of a run that did not come to its end.
 func (r *run) conclude(out io.Writer, played error) error {
 	file, complete := r.report(r.opts, r.sizes)
-	verdict := judge(file, complete && played == nil)
+	verdict := figures.Judge(file, complete && played == nil, "ms")
 	name := filepath.Join(r.opts.Out, "paper.json")
 	if err := file.Write(name); err != nil {
 		return errors.Join(played, err)
@@ -112,7 +108,7 @@ func (r *run) conclude(out io.Writer, played error) error {
 	}
 	fmt.Fprintf(out, "\n%s\nfigures: %s   page: %s   logs: %s\n", summary(file, verdict, played), name, html, r.logs())
 	if played != nil {
-		return fmt.Errorf("%w: %w", ErrWrong, played)
+		return fmt.Errorf("%w: %w", figures.ErrWrong, played)
 	}
 	return verdict
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"migrationsensor/examples/lab/figures"
 	"migrationsensor/examples/lab/kernel"
 )
 
@@ -52,7 +53,7 @@ func TestRunOnTheKernel(t *testing.T) {
 	r.detected, r.trips = newDetected(r.sizes.spells), newTrips(r.sizes.trips)
 	played := r.play(t.Context())
 	var out strings.Builder
-	if err := r.conclude(&out, played); err != nil && !errors.Is(err, ErrSlow) {
+	if err := r.conclude(&out, played); err != nil && !errors.Is(err, figures.ErrSlow) {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
 	file, complete := r.report(o, r.sizes)

@@ -55,15 +55,15 @@ func newStage(ctx context.Context, r *run) (*stage, error) {
 		Nodes:    []fleet.Node{{Name: "p1", Kind: "entry"}, {Name: "p2", Kind: "entry"}, {Name: "p3", Kind: "hidden"}},
 		Services: []fleet.Service{{Name: "web", Port: lab.WebPort, Origin: lab.OriginWeb}, {Name: "ssh", Port: lab.SSHPort, Origin: lab.OriginSSH}},
 		Edge:     edge(1),
-	}, r.progress.say)
+	}, r.progress.Say)
 	if err != nil {
 		return s, err
 	}
-	r.progress.did(partWorld)
-	if err := s.addProxies(ctx, r.progress.say); err != nil {
+	r.progress.Did(partWorld)
+	if err := s.addProxies(ctx, r.progress.Say); err != nil {
 		return s, err
 	}
-	r.progress.did(partWorld)
+	r.progress.Did(partWorld)
 	s.sshd, s.noSSH, err = newSSHD(ctx, s)
 	return s, err
 }

@@ -176,25 +176,25 @@ func TestVerdict(t *testing.T) {
 			delete(r.trials, c)
 			r.skip(c, "no hping3")
 		}, nil},
-		"our connect is slow":                {func(r *results, _ *detected) { slower(r, ms("http")) }, ErrSlow},
-		"our ssh is slow":                    {func(r *results, _ *detected) { slower(r, ms("ssh")) }, ErrSlow},
-		"an agent slows what is unprotected": {func(r *results, _ *detected) { slower(r, cell{When: unprotected, System: "ms", App: "http"}) }, ErrSlow},
-		"a flood is found late":              {func(_ *results, d *detected) { d.delays["syn"][1] = 1100 * time.Millisecond }, ErrSlow},
-		"a flood is not found":               {func(_ *results, d *detected) { d.delays["icmp"] = d.delays["icmp"][1:] }, ErrWrong},
-		"an alarm in peace":                  {func(_ *results, d *detected) { d.alarmed("syn") }, ErrWrong},
-		"a spell is missing":                 {func(_ *results, d *detected) { d.spellsDone-- }, ErrWrong},
-		"our download fails":                 {func(r *results, _ *detected) { r.trials[ms("ssh")][0][0].Whole = false }, ErrWrong},
-		"our fresh agent fails in the flood": {func(r *results, _ *detected) { r.trials[flood][0][0] = fleet.Sample{Err: "timed out"} }, ErrWrong},
+		"our connect is slow":                {func(r *results, _ *detected) { slower(r, ms("http")) }, figures.ErrSlow},
+		"our ssh is slow":                    {func(r *results, _ *detected) { slower(r, ms("ssh")) }, figures.ErrSlow},
+		"an agent slows what is unprotected": {func(r *results, _ *detected) { slower(r, cell{When: unprotected, System: "ms", App: "http"}) }, figures.ErrSlow},
+		"a flood is found late":              {func(_ *results, d *detected) { d.delays["syn"][1] = 1100 * time.Millisecond }, figures.ErrSlow},
+		"a flood is not found":               {func(_ *results, d *detected) { d.delays["icmp"] = d.delays["icmp"][1:] }, figures.ErrWrong},
+		"an alarm in peace":                  {func(_ *results, d *detected) { d.alarmed("syn") }, figures.ErrWrong},
+		"a spell is missing":                 {func(_ *results, d *detected) { d.spellsDone-- }, figures.ErrWrong},
+		"our download fails":                 {func(r *results, _ *detected) { r.trials[ms("ssh")][0][0].Whole = false }, figures.ErrWrong},
+		"our fresh agent fails in the flood": {func(r *results, _ *detected) { r.trials[flood][0][0] = fleet.Sample{Err: "timed out"} }, figures.ErrWrong},
 		"a digest is wrong, even of the plain": {func(r *results, _ *detected) {
 			r.trials[cell{When: peace, System: "plain", Dest: "p2", App: "ssh"}][0][0].Wrong = true
-		}, ErrWrong},
-		"a trial is missing": {func(r *results, _ *detected) { r.trials[flood] = r.trials[flood][1:] }, ErrWrong},
+		}, figures.ErrWrong},
+		"a trial is missing": {func(r *results, _ *detected) { r.trials[flood] = r.trials[flood][1:] }, figures.ErrWrong},
 	} {
 		t.Run(rule, func(t *testing.T) {
 			r, d := good(s)
 			x.spoil(r, d)
 			f, complete := filed(s, r, d)
-			if err := judge(f, complete); !errors.Is(err, x.want) || (err == nil) != (x.want == nil) {
+			if err := figures.Judge(f, complete, "ms"); !errors.Is(err, x.want) || (err == nil) != (x.want == nil) {
 				t.Errorf("got %v, want %v: %s", err, x.want, summary(f, err, nil))
 			}
 		})
@@ -303,30 +303,5 @@ not JSON
 	}
 	if _, ok := firstAlarm(all, all[1].Time.Add(1), all[1].Time.Add(time.Hour)); ok {
 		t.Error("an alarm of before counts")
-	}
-}
-
-func TestProgress(t *testing.T) {
-	s := options(true).sizes()
-	p := newProgress(s, 15*time.Millisecond)
-	p.enter("Table %d", 3)
-	if x := p.at(p.began); x.share != 0 || x.left <= 0 || x.now != "Table 3" {
-		t.Errorf("at the start: %+v", x)
-	}
-	for _, part := range []string{partWorld, partUnprotected, partHTTP, partSSH, partFlood} {
-		p.finish(part)
-	}
-	half := p.at(p.began.Add(10 * time.Second))
-	if half.share <= 0.3 || half.share >= 1 {
-		t.Errorf("only the detection is left: %+v", half)
-	}
-	if slow := p.at(p.began.Add(100 * time.Second)); slow.left <= half.left {
-		t.Error("a run that was slow so far has no more time left than a fast one")
-	}
-	for range 4 * s.spells {
-		p.did(partDetect)
-	}
-	if end := p.at(p.began.Add(20 * time.Second)); end.share != 1 || end.left != 0 || end.bar(4) != "████" {
-		t.Errorf("at the end: %+v", end)
 	}
 }

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
 	"net/netip"
 	"os"
 	"strings"
@@ -15,6 +17,7 @@ import (
 	"migrationsensor/examples/lab/demo"
 	"migrationsensor/examples/lab/flood"
 	"migrationsensor/examples/lab/kernel"
+	"migrationsensor/examples/lab/migrate"
 	"migrationsensor/examples/lab/scan"
 	"migrationsensor/examples/lab/tables"
 )
@@ -50,6 +53,7 @@ type demoCmd struct {
 	Flood    time.Duration `help:"How long the flood lasts (default 15s, quick 10s)."`
 	After    time.Duration `help:"How long peace lasts afterwards (default 8s, quick 4s)."`
 	Quiet    time.Duration `default:"5s" help:"P1's quiet time: the flood is over for it (default ${default})."`
+	Move     time.Duration `help:"How long the run waits after a proxy's death and after its drain (default 5s, quick 3s)."`
 	Suspend  time.Duration `default:"5s" help:"After this long streams still on the attacked proxy are given up (default ${default})."`
 }
 
@@ -79,10 +83,12 @@ func (c *demoCmd) play(run func(demo.Options) error) error {
 	o := c.options()
 	o.Kind, o.Rate, o.Attacker, o.Quiet, o.Suspend = flood.Kind(c.Kind), c.Rate, c.Attacker, c.Quiet, c.Suspend
 	o.Peace, o.Flood, o.After, o.Command = 10*time.Second, 15*time.Second, 8*time.Second, "make demo"
+	o.Move = 5 * time.Second
 	if os.Getenv("BENCH") == "quick" {
 		o.Peace, o.Flood, o.After, o.Command = 5*time.Second, 10*time.Second, 4*time.Second, "BENCH=quick make demo"
+		o.Move = 3 * time.Second
 	}
-	for _, d := range []struct{ set, given *time.Duration }{{&o.Peace, &c.Peace}, {&o.Flood, &c.Flood}, {&o.After, &c.After}} {
+	for _, d := range []struct{ set, given *time.Duration }{{&o.Peace, &c.Peace}, {&o.Flood, &c.Flood}, {&o.After, &c.After}, {&o.Move, &c.Move}} {
 		if *d.given > 0 {
 			*d.set = *d.given
 		}
@@ -196,10 +202,14 @@ func (c *scanCmd) Run(ctx context.Context) error {
 }
 
 type fetchCmd struct {
-	URL string `arg:""`
+	URL     string `arg:""`
+	Endless bool   `help:"A download that takes as long as the server likes."`
 }
 
 func (c *fetchCmd) Run(ctx context.Context) error {
+	if c.Endless {
+		return endless(ctx, c.URL)
+	}
 	times, err := demo.Fetch(ctx, c.URL, func(b []byte) error {
 		_, err := os.Stdout.Write(b)
 		return err
@@ -212,6 +222,21 @@ func (c *fetchCmd) Run(ctx context.Context) error {
 		os.Exit(7) // curl's number for a connection that failed
 	}
 	return nil
+}
+
+// endless copies a reply to standard output as it comes; one that is cut off is an error.
+func endless(ctx context.Context, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	_, err = io.Copy(os.Stdout, res.Body)
+	return err
 }
 
 type paperCmd struct {
@@ -237,4 +262,20 @@ func (c *paperCmd) Run(ctx context.Context) error {
 		t.Command = strings.Join(append([]string{"ms-lab"}, os.Args[1:]...), " ")
 	}
 	return tables.Run(ctx, t, os.Stdout)
+}
+
+type migrateCmd struct {
+	Bin string `placeholder:"DIR" help:"Where proxyd and ms-agent are (default: beside ms-lab)."`
+	Out string `default:"out" placeholder:"DIR" help:"Where figures and logs go (default ${default})."`
+}
+
+func (c *migrateCmd) Run(ctx context.Context) error {
+	if err := kernel.Enter(); err != nil {
+		return err
+	}
+	o := migrate.Options{Bin: c.Bin, Out: c.Out, Command: "make bench-migrate"}
+	if os.Getenv("BENCH") == "quick" {
+		o.Quick, o.Command = true, "BENCH=quick "+o.Command
+	}
+	return migrate.Run(ctx, o, os.Stdout)
 }

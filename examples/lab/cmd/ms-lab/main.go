@@ -16,7 +16,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"migrationsensor/examples/lab/demo"
-	"migrationsensor/examples/lab/tables"
+	"migrationsensor/examples/lab/figures"
 )
 
 func main() {
@@ -26,7 +26,7 @@ func main() {
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	if err != nil {
-		if !errors.Is(err, demo.ErrFailed) && !errors.Is(err, tables.ErrWrong) && !errors.Is(err, tables.ErrSlow) { // their own output has said why
+		if !errors.Is(err, demo.ErrFailed) && !errors.Is(err, figures.ErrWrong) && !errors.Is(err, figures.ErrSlow) { // their own output has said why
 			fmt.Fprintln(os.Stderr, "ms-lab:", err)
 		}
 		os.Exit(exitStatus(err))
@@ -36,21 +36,25 @@ func main() {
 // exitStatus is 3 if a bench was complete and right, and only missed goals that depend on how fast this
 // machine is now; a gate on a shared machine may let that pass.
 func exitStatus(err error) int {
-	if errors.Is(err, tables.ErrSlow) {
+	if errors.Is(err, figures.ErrSlow) {
 		return 3
 	}
 	return 1
 }
 
 type cli struct {
-	Demo    demoCmd          `cmd:"" help:"Play the scenario live: peace, flood, transfer, peace. Exit status 0 is PASS."`
+	Demo    demoCmd          `cmd:"" help:"Play the scenario live: peace, flood, death, drain, peace. Exit status 0 is PASS."`
 	Paper   paperCmd         `cmd:"" help:"Measure the paper's tables side by side. Exit status 0 is PASS, 3 is slow: only goals of time were missed."`
 	Connect connectCmd       `cmd:"" help:"Measure connect and 760 KB through MS against the plain proxy, interleaved."`
+	Migrate migrateCmd       `cmd:"" help:"Measure what a connection feels of a move. Exit status 0 is PASS, 3 is slow: only goals of time were missed."`
 	Flood   floodCmd         `cmd:"" help:"Flood an address of the lab, from within the lab only."`
 	Scan    scanCmd          `cmd:"" help:"Look for a hidden proxy from within the lab, and compare with an unused address."`
 	Fetch   fetchCmd         `cmd:"" hidden:"" help:"Fetch a URL as curl does, for machines without curl."`
 	Dial    dialCmd          `cmd:"" hidden:"" help:"Connect and pass the connection to ssh, for its ProxyCommand with ProxyUseFdpass."`
 	Proxy   paperProxyCmd    `cmd:"" hidden:"" name:"paper-proxy" help:"One role of the proxy of the paper, made anew."`
+	Crowd   crowdCmd         `cmd:"" hidden:"" help:"Many agents in one process, told what to do on standard input (net/rpc)."`
+	Origin  originCmd        `cmd:"" hidden:"" help:"The far end of transfers."`
+	Send    transferCmd      `cmd:"" hidden:"" name:"transfer" help:"Send and receive at once and compare digests."`
 	Version kong.VersionFlag `help:"Print the version and exit."`
 }
 
@@ -61,6 +65,7 @@ Example:
   ms-lab demo --rate 20000 --rtt 50ms
   ms-lab demo --world memory        # without rights, on every system
   ms-lab paper                      # the paper's tables, side by side
+  ms-lab migrate                    # what a connection feels of a move
   ms-lab connect                    # what a connection costs`
 
 // run parses and runs one command.

@@ -1,0 +1,88 @@
+package migrate
+
+import (
+	"context"
+	"time"
+
+	"migrationsensor/examples/lab/fleet"
+)
+
+// Options are what can be chosen about a run.
+type Options struct {
+	Bin     string // where proxyd and ms-agent are
+	Lab     string // a program with ms-lab's commands; empty is this one
+	Out     string // where figures and logs go
+	Quick   bool
+	Command string // how it was started, for the figures
+
+	// Memory moves so many sessions at once in the lab in memory; nil: there is no such lab here.
+	Memory func(ctx context.Context, sessions int, say func(string, ...any)) (Many, error)
+}
+
+// Many is what came of moving many sessions at once.
+type Many struct {
+	World    string // kernel or memory
+	Sessions int
+	Moved    int           // sessions whose data link has its RESUME_OK
+	Last     time.Duration // until the last of them
+	Control  time.Duration // until the last control link
+	Stalls   []time.Duration
+	Lost     int64 // bytes
+	Broken   int   // connections
+	Used     map[string]Used
+}
+
+// Used is what a node used meanwhile.
+type Used struct {
+	CPU time.Duration
+	Of  time.Duration // in this time
+	RSS int64         // at the end, bytes
+}
+
+// Check completes the options and refuses what can't work.
+func (o *Options) Check() (err error) {
+	if o.Command == "" {
+		o.Command = "ms-lab migrate"
+	}
+	o.Bin, err = fleet.FindBin(o.Bin)
+	return err
+}
+
+// rtts are the round trips of the stalls.
+var rtts = []time.Duration{15 * time.Millisecond, 80 * time.Millisecond}
+
+// The rhythm of an echo, and of those that nobody watches.
+const (
+	every  = 10 * time.Millisecond
+	rarely = 2 * time.Second
+)
+
+// sizes are how much is measured.
+type sizes struct {
+	agents   int   // at once, for the stalls
+	transfer int64 // bytes each way
+	moves    int   // during it
+	many     []int // sessions at once, on the real kernel
+	memory   []int // and in memory
+	sessions int   // idle, to be weighed
+	streams  int   // idle, of each of them
+	settle   time.Duration
+}
+
+// The default ends within ten minutes on two cores, the quick one within a minute. What many sessions need does not shrink: a quick run
+// says that it leaves them out, and moves a few of them.
+func (o *Options) sizes() sizes {
+	if o.Quick {
+		return sizes{agents: 20, transfer: 64 << 20, moves: 5, many: []int{100}, sessions: 50, streams: 10, settle: 300 * time.Millisecond}
+	}
+	return sizes{
+		agents: 100, transfer: 1 << 30, moves: 20, many: []int{2000}, memory: []int{1000, 10000}, sessions: 400, streams: 20,
+		settle: time.Second,
+	}
+}
+
+// all are the numbers of sessions that a whole run has, with the world of each.
+var all = []struct {
+	sessions int
+	world    string
+}{{2000, "kernel"}, {1000, "memory"}, {10000, "memory"}}
