@@ -39,10 +39,7 @@ func draw(n snapshot) string {
 		s.WriteString(clientText(c))
 	}
 	if len(n.Lasting) > 0 {
-		fmt.Fprintf(&s, "\n  %s\n", faint.Render(fmt.Sprintf("%-14s %9s  %14s", "session", "arrivals", "longest stall")))
-		for _, l := range n.Lasting {
-			s.WriteString(lastingText(l))
-		}
+		s.WriteString(lastingText(n))
 	}
 	s.WriteString("\n")
 	for _, e := range n.Events[max(0, len(n.Events)-10):] {
@@ -53,9 +50,9 @@ func draw(n snapshot) string {
 
 func phaseStyle(phase string) lipgloss.Style {
 	switch phase {
-	case phaseFlood:
+	case phaseFlood, phaseKilled:
 		return bad
-	case phaseReturn:
+	case phaseReturn, phaseDrained, phaseHome:
 		return warm
 	}
 	return good
@@ -67,7 +64,7 @@ func stateStyle(state string) lipgloss.Style {
 		return good
 	case "defending":
 		return bad
-	case "suspended":
+	case "suspended", "draining":
 		return warm
 	}
 	return faint
@@ -111,13 +108,34 @@ func clientText(c clientLine) string {
 // visible is a stall that one would see on a screen.
 const visible = 100 * time.Millisecond
 
-func lastingText(l lastingLine) string {
-	stalls := fmt.Sprintf("%11.0f ms", l.Stalls.Seconds()*1000)
-	now := good.Render("goes on")
-	if l.Stands > visible {
-		now = bad.Render(fmt.Sprintf("stands still for %.1f s", l.Stands.Seconds()))
+// lastingText are the sessions: by way of whom they went in each phase, and the longest wait that they felt there.
+func lastingText(n snapshot) string {
+	var s strings.Builder
+	head, way := fmt.Sprintf("%-14s %9s", "session", "arrivals"), fmt.Sprintf("%-14s %9s", "", "by way of")
+	for _, kind := range stallKinds {
+		head += fmt.Sprintf(" %10s", kind)
+		way += fmt.Sprintf(" %10s", n.Way[kind])
 	}
-	return fmt.Sprintf("  %-14s %9d  %s  %s\n", l.Name, l.Arrived, stalls, now)
+	fmt.Fprintf(&s, "\n  %s\n  %s\n", faint.Render(head+"   (the longest stall felt there, ms)"), way)
+	for _, l := range n.Lasting {
+		fmt.Fprintf(&s, "  %-14s %9d", l.Name, l.Arrived)
+		for _, kind := range stallKinds {
+			text := ""
+			if d, ok := l.Stalls[kind]; ok {
+				text = fmt.Sprintf("%.0f", d.Seconds()*1000)
+			}
+			fmt.Fprintf(&s, " %10s", text)
+		}
+		switch {
+		case n.Phase == phaseEnd:
+			s.WriteString("\n")
+		case l.Stands > visible:
+			s.WriteString("  " + bad.Render(fmt.Sprintf("stands still for %.1f s", l.Stands.Seconds())) + "\n")
+		default:
+			s.WriteString("  " + good.Render("goes on") + "\n")
+		}
+	}
+	return s.String()
 }
 
 // spark draws rates as bars, the highest of them full.

@@ -9,26 +9,25 @@ import (
 	"path/filepath"
 
 	"golang.org/x/term"
-
-	"migrationsensor/examples/lab/fleet"
 )
 
-// Run plays the scenario inside kernel.Enter's sandbox: on a terminal with a live screen, elsewhere
-// with a line a second. It writes out/demo.json and prints the table; nil means PASS.
-func Run(ctx context.Context, o Options, out *os.File) error {
-	if err := o.Check(); err != nil {
-		return err
-	}
-	r := &run{opts: &o, board: newBoard(), marks: map[string]*mark{}}
-	for _, n := range fleet.DefaultNodes() {
+// newRun is a run in a world, which is named for the figures and told to people.
+func newRun(o *Options, name, where string) *run {
+	r := &run{opts: o, board: newBoard(), where: name}
+	r.board.where = where
+	for _, n := range nodes() {
 		r.board.proxies = append(r.board.proxies, &proxyView{Name: n.Name, Kind: n.Kind})
 	}
+	return r
+}
+
+// show plays: on a terminal with a live screen, elsewhere with a line a second.
+func (r *run) show(ctx context.Context, out *os.File) error {
 	show := lines
 	if term.IsTerminal(int(out.Fd())) {
 		show = screen
 	}
-	err := show(ctx, out, r.board, r.play)
-	return r.conclude(out, err)
+	return r.conclude(out, show(ctx, out, r.board, r.play))
 }
 
 // conclude writes the figures, also of a run that did not come to its end.
@@ -41,11 +40,11 @@ func (r *run) conclude(out io.Writer, played error) error {
 	}
 	if r.clients != nil {
 		fmt.Fprintln(out)
-		if err := table(out, file, r.board.clients); err != nil {
+		if err := table(out, file, r.board); err != nil {
 			return errors.Join(played, err)
 		}
 	}
-	fmt.Fprintf(out, "\n%s\nfigures: %s   logs: %s\n", summary(file, played), name, filepath.Join(r.opts.Out, "demo-logs"))
+	fmt.Fprintf(out, "\n%s\nfigures: %s   %s\n", summary(file, played), name, r.logs)
 	switch {
 	case played != nil:
 		return fmt.Errorf("the demo stopped: %w", played)
