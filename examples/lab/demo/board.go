@@ -90,10 +90,10 @@ func newBoard() *board {
 	return &board{where: "on this machine's kernel", began: now, since: now, phase: phaseStart, marks: map[string]mark{}, edgesAt: map[string][]edgeAt{}, states: map[string][]stateAt{}}
 }
 
-// The screen shows the last 20 s of packets/s.
+// The screen shows the last 14 s of packets/s.
 const (
-	history     = 40
-	historyStep = 500 * time.Millisecond
+	history     = 14
+	historyStep = time.Second
 )
 
 // say adds a line to the history.
@@ -335,7 +335,7 @@ func (c *clientView) line(phase string) clientLine {
 			}
 		}
 	}
-	for _, s := range c.samples[max(0, len(c.samples)-24):] {
+	for _, s := range c.samples[max(0, len(c.samples)-18):] {
 		l.Last = append(l.Last, s.OK())
 		if s.OK() {
 			l.Connect, l.Total = s.Connect, s.Total

@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"migrationsensor/examples/lab/fleet"
 )
 
 // lines shows the run where there is no terminal: what happens, and a line of figures each second.
@@ -44,6 +46,9 @@ func figuresLine(s snapshot) string {
 	for _, p := range s.Proxies {
 		if !p.Up {
 			fmt.Fprintf(&l, "  %s does not answer", p.Name)
+			continue
+		}
+		if p.Kind == fleet.Anchor {
 			continue
 		}
 		fmt.Fprintf(&l, "  %s %s %.0f/s", p.Name, p.State, p.Rates["all"])

@@ -32,9 +32,15 @@ func (w *memoryWorld) beginDownload(s *sessions) error {
 		return err
 	}
 	s.stream = fleet.NewStream()
-	server := http.Server{Handler: s.stream}
-	s.running.Go(func() { _ = server.Serve(l) }) // until it is closed
-	s.ends = append(s.ends, func() { _ = server.Close() })
+	server, served := http.Server{Handler: s.stream}, make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = server.Serve(l) // until it is closed
+	}()
+	s.ends = append(s.ends, func() {
+		_ = server.Close() // its listener's, which has none
+		<-served
+	})
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		to, _ := lab.P1.Port(lab.StreamPort)
 		return w.Dial(ctx, "client", to)

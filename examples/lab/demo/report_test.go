@@ -84,7 +84,9 @@ func TestVerdictOfTheDemo(t *testing.T) {
 		"ssh stood still after the death": func(r *run) {
 			r.lasting.typist = &app.Typist{Trace: *stands(r.board.marks[phaseKilled].from.Add(time.Second), 4*time.Second)}
 		},
-		"the download never went on":      func(r *run) { r.lasting.reader = &app.Reader{Trace: *stands(r.board.marks[phaseDrained].from, time.Hour)} },
+		"the download never went on": func(r *run) {
+			r.lasting.reader = &app.Reader{Trace: *stands(r.board.marks[phaseDrained].from, time.Hour)}
+		},
 		"nothing was drained":             func(r *run) { delete(r.board.marks, phaseDrained) },
 		"ssh ended by itself":             func(r *run) { r.lasting.sshErr = errors.New("reset") },
 		"the download's digest":           func(r *run) { r.lasting.got[0] ^= 1 },
