@@ -31,6 +31,8 @@ type Options struct {
 	Suspend  time.Duration
 	Seed     uint64
 	Command  string // how it was started, for the figures
+
+	lab string // a program with ms-lab's commands; empty is this one
 }
 
 // Check completes the options and refuses what can't work.
@@ -62,7 +64,7 @@ func (o *Options) threshold() int { return max(100, o.Rate/4) }
 func (o *Options) fleet() fleet.Config {
 	n := o.threshold()
 	return fleet.Config{
-		Bin: o.Bin, Logs: filepath.Join(o.Out, "demo-logs"),
+		Bin: o.Bin, Lab: o.lab, Logs: filepath.Join(o.Out, "demo-logs"),
 		RTT: o.RTT, Loss: o.Loss, LinkRate: o.LinkRate, Seed: o.Seed,
 		Nodes: nodes(),
 		Edge:  fleet.Edge{SYN: n, ICMP: n, UDP: n, Quiet: o.Quiet, Suspend: o.Suspend},

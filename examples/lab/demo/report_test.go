@@ -55,7 +55,7 @@ func goodSessions(start time.Time) *sessions {
 // stands makes a session stand still.
 func stands(from time.Time, d time.Duration) *app.Trace {
 	out := &app.Trace{}
-	for at := from.Add(-20 * time.Second); at.Before(from.Add(time.Minute)); at = at.Add(typing) {
+	for at := from.Add(-40 * time.Second); at.Before(from.Add(time.Minute)); at = at.Add(typing) {
 		if at.Before(from) || at.After(from.Add(d)) {
 			out.Add(at)
 		}
@@ -129,5 +129,45 @@ func TestTableHasALineForEachClientAndPhase(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), "standby.replies") || strings.Count(out.String(), "✗") != 0 {
 		t.Errorf("what had to hold is not there, or not met:\n%s", out.String())
+	}
+}
+
+// TestAgentElsewhere: of an agent that was not at P1 the flood wants nothing, and its later moves are not the flood's.
+func TestAgentElsewhere(t *testing.T) {
+	r := goodRun()
+	r.board.edgesAt["ms-each"] = []edgeAt{{"p1", r.floodStart.Add(-time.Minute)}, {"e2", r.floodStart.Add(-time.Second)}, {"p3", r.floodStart.Add(2 * time.Second)}}
+	f := r.moveDelay("ms-each")
+	if f.Value != nil || !strings.Contains(f.Skipped, "at e2") {
+		t.Errorf("move.delay %+v, want that it was at e2", f)
+	}
+	if f := r.moveDelay("ms"); f.Value == nil || *f.Value != 3090 {
+		t.Errorf("move.delay of the others %+v, want 3.09 s: until the end of the first fetch at P2", f)
+	}
+}
+
+// TestStallsAreOfTheirPhase: what a session felt in a phase stands in that phase's column, and the way there.
+func TestStallsAreOfTheirPhase(t *testing.T) {
+	r := goodRun()
+	killed := r.board.marks[phaseKilled]
+	r.board.edgesAt["ms"] = append(r.board.edgesAt["ms"], edgeAt{"p1", killed.from.Add(time.Second)})
+	r.lasting.typist = &app.Typist{Trace: *stands(killed.from.Add(time.Second), 2*time.Second)}
+	r.board.lasting = []*lastingView{{"ssh", typing, &r.lasting.typist.Trace}}
+	n := r.board.snapshot()
+	if got := n.Lasting[0].Stalls; got[phaseKilled] < 1900*time.Millisecond || got[phasePeace] > visible || got[phaseDrained] > visible {
+		t.Errorf("stalls %v, want 2 s in %s and none elsewhere", got, phaseKilled)
+	}
+	if n.Way[phaseKilled] != "p2→p1" || n.Way[phaseDrained] != "p1" {
+		t.Errorf("ways %v, want p2→p1 when P2 was killed, and p1 then", n.Way)
+	}
+	f := r.report()
+	f.Decide(true)
+	var out strings.Builder
+	if err := table(&out, f, r.board); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"p2→p1", "2050.0 ms"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the table lacks %q:\n%s", want, out.String())
+		}
 	}
 }
