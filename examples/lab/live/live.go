@@ -87,8 +87,8 @@ func (p *picture[S]) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 // View draws it, cut to the terminal at the right and at the bottom: what is at the top stays in sight.
 func (p *picture[S]) View() tea.View {
 	text := p.draw(p.now)
-	if p.width > 0 && p.height > 0 {
-		text = lipgloss.NewStyle().MaxWidth(p.width).MaxHeight(p.height).Render(text)
+	if p.width > 0 {
+		text = lipgloss.NewStyle().MaxWidth(p.width).MaxHeight(p.height).Render(text) // no limit of height: 0
 	}
 	return tea.NewView(text)
 }
