@@ -12,7 +12,12 @@ import (
 )
 
 // pause between two fetches of a client, so that four of them leave the machine some air.
-const pause = 100 * time.Millisecond
+func (o *Options) pause() time.Duration {
+	if o.light {
+		return 300 * time.Millisecond
+	}
+	return 100 * time.Millisecond
+}
 
 // client fetches the file over and over on its machine.
 type client struct {
@@ -66,7 +71,7 @@ func (r *run) loop(ctx context.Context, system string) {
 				r.board.say("%s: a fetch failed: %s", c.view.Name, s.Err)
 			}
 			r.board.add(c.view, s)
-			_ = sleep(ctx, pause) // the loop sees the end
+			_ = sleep(ctx, r.opts.pause()) // the loop sees the end
 		}
 	})
 }

@@ -35,13 +35,16 @@ func RunMemory(ctx context.Context, o Options, why string, out *os.File) error {
 		w, err := memory.New(ctx, memory.Config{
 			Config: o.fleet(), Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		}, say)
-		return &memoryWorld{w}, err
+		return &memoryWorld{w, o.light}, err
 	}
 	return r.show(ctx, out)
 }
 
 // memoryWorld is the lab in memory: programs and applications are goroutines, on hosts that are gVisor stacks.
-type memoryWorld struct{ *memory.World }
+type memoryWorld struct {
+	*memory.World
+	light bool
+}
 
 var _ world = (*memoryWorld)(nil)
 

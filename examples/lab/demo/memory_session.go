@@ -32,6 +32,9 @@ func (w *memoryWorld) beginDownload(s *sessions) error {
 		return err
 	}
 	s.stream = fleet.NewStream()
+	if w.light {
+		s.stream.Piece = 1 << 10
+	}
 	server, served := http.Server{Handler: s.stream}, make(chan struct{})
 	go func() {
 		defer close(served)

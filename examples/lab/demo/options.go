@@ -32,7 +32,8 @@ type Options struct {
 	Seed     uint64
 	Command  string // how it was started, for the figures
 
-	lab string // a program with ms-lab's commands; empty is this one
+	lab   string // a program with ms-lab's commands; empty is this one
+	light bool   // for a test under the race detector: the same with little traffic
 }
 
 // Check completes the options and refuses what can't work.

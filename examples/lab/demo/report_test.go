@@ -171,3 +171,18 @@ func TestStallsAreOfTheirPhase(t *testing.T) {
 		}
 	}
 }
+
+// TestSlowIsNotWrong: a stall that is too long is a matter of the machine, one without an end is not.
+func TestSlowIsNotWrong(t *testing.T) {
+	for _, tt := range []struct {
+		stall time.Duration
+		slow  bool
+	}{{4 * time.Second, true}, {time.Hour, false}} {
+		r := goodRun()
+		r.lasting.typist = &app.Typist{Trace: *stands(r.board.marks[phaseKilled].from.Add(time.Second), tt.stall)}
+		f := r.report()
+		if f.Decide(true) || onlySlow(f) != tt.slow {
+			t.Errorf("a stall of %v: only slow %v, want %v: %s", tt.stall, onlySlow(f), tt.slow, summary(f, nil))
+		}
+	}
+}

@@ -17,6 +17,9 @@ var stallLimit = map[string]float64{phaseFlood: 3000, phaseKilled: 3000, phaseDr
 
 var stallKinds = []string{phasePeace, phaseFlood, phaseKilled, phaseDrained, phaseHome}
 
+// goesOn is the goal of a session that stands still.
+const goesOn = "it goes on"
+
 // kindOf is what a phase belongs to: what a session feels until P1 is back is the flood's.
 func kindOf(phase string) string {
 	if phase == phaseReturn {
@@ -60,7 +63,7 @@ func felt(name string, t *app.Trace, usual time.Duration, marks map[string]mark,
 			longest, open := t.Longest(m.from, m.to)
 			f = figures.Times("stall", "ms", "", []time.Duration{app.Stall(longest, usual)})
 			if open && m.to.Sub(m.from) > time.Second && longest > time.Second {
-				f, limited = f.Want("it goes on", false), false
+				f, limited = f.Want(goesOn, false), false
 			}
 		}
 		if limited {
