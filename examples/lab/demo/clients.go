@@ -14,7 +14,7 @@ import (
 // pause between two fetches of a client, so that four of them leave the machine some air.
 func (o *Options) pause() time.Duration {
 	if o.light {
-		return 300 * time.Millisecond
+		return time.Second
 	}
 	return 100 * time.Millisecond
 }

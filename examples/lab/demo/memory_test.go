@@ -21,7 +21,7 @@ func short(dir string) Options {
 		Rate: 2000, Attacker: "own", Quiet: time.Second, Suspend: 5 * time.Second, Command: "go test",
 	}
 	if underRace {
-		o.Rate, o.light, o.Move, o.After = 500, true, 3*time.Second, 3*time.Second
+		o.Rate, o.light = 500, true
 	}
 	return o
 }
