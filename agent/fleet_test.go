@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"io"
+	"maps"
 	"math/big"
 	"net"
 	"net/netip"
@@ -106,6 +107,7 @@ type testEdge struct {
 	mu       sync.Mutex
 	decide   *proto.Reply // to each link that is not of kind enrol
 	controls map[*link.Link]chan proto.Message
+	current  map[*link.Link]bool // those that said so
 	sessions map[proto.SessionID]*session.Session
 	streams  []*session.Stream
 	opens    int
@@ -157,7 +159,7 @@ func (f *testFleet) serve(serve func(context.Context) error) (stop func()) {
 
 func (f *testFleet) node(hidden bool, roles ...proto.Role) *testEdge {
 	e := &testEdge{
-		f: f, id: proto.NewNodeID(), hidden: hidden, controls: make(map[*link.Link]chan proto.Message),
+		f: f, id: proto.NewNodeID(), hidden: hidden, controls: make(map[*link.Link]chan proto.Message), current: make(map[*link.Link]bool),
 		sessions: make(map[proto.SessionID]*session.Session),
 	}
 	pub, key := newKey(f.t)
@@ -245,6 +247,7 @@ func (e *testEdge) control(_ context.Context, l *link.Link, _ proto.Verified) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		delete(e.controls, l)
+		delete(e.current, l)
 	}()
 	for r := proto.NewReader(l, 1<<20); ; {
 		m, err := r.Message()
@@ -253,6 +256,9 @@ func (e *testEdge) control(_ context.Context, l *link.Link, _ proto.Verified) {
 		}
 		switch m := m.(type) {
 		case *proto.Boot:
+			e.mu.Lock()
+			e.current[l] = m.Current
+			e.mu.Unlock()
 			continue
 		case *proto.Ping:
 			if proto.WriteMessage(l, &proto.Pong{Token: m.Token}) != nil {
@@ -269,6 +275,25 @@ func (e *testEdge) links() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return len(e.controls)
+}
+
+// standBy counts control links to which the agent has said that they are not its current one.
+func (e *testEdge) standBy() (n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, current := range e.current {
+		if !current {
+			n++
+		}
+	}
+	return n
+}
+
+// isCurrent reports whether a control link has said that it is the agent's current one.
+func (e *testEdge) isCurrent() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Contains(slices.Collect(maps.Values(e.current)), true)
 }
 
 // direct lists the links to the edge that are there for an agent, but none that it ends for another edge.

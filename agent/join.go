@@ -74,7 +74,7 @@ func (a *Agent) control(ctx context.Context, cands []candidate) (*uplink, error)
 			return nil, err
 		}
 		a.noteTransfers(path)
-		return a.newUplink(l), nil
+		return a.newUplink(l, true), nil
 	}, a.dropControl)
 	return up, err
 }

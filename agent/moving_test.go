@@ -346,6 +346,14 @@ func TestSecondControlLink(t *testing.T) {
 	if !r.at(p1)() || p3.links() > 0 {
 		t.Error("moved by an edge that is not the current one")
 	}
+	if p2.isCurrent() || p2.standBy() != 1 {
+		t.Error("the second entry was not told that its link stands by")
+	}
+	p1.kill()
+	r.eventually("the warm link is the current one, and says so", func() bool { return r.at(p2)() && p2.isCurrent() && p2.standBy() == 0 })
+	if n := p2.links(); n != 1 {
+		t.Errorf("%d control links", n)
+	}
 }
 
 func TestGoAwayMovesAtOnce(t *testing.T) {

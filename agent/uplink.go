@@ -32,15 +32,14 @@ type uplink struct {
 	wmu   sync.Mutex // of writes on control
 }
 
-func (a *Agent) newUplink(ctl *link.Link) *uplink {
+// newUplink runs a control link. One that is not current stands by: its edge is to name no other proxy on it.
+func (a *Agent) newUplink(ctl *link.Link, current bool) *uplink {
 	u := &uplink{
 		cand: a.candidateAt(ctl.Target), control: ctl, since: a.sys.Now(), asks: make(chan struct{}, 1),
 		msgs: make(chan proto.Message), gone: make(chan struct{}),
 	}
 	u.heard.Store(time.Now().UnixNano())
-	if err := u.send(&proto.Boot{ID: a.boot, Version: a.sys.Version}); err != nil {
-		a.log.Debug("control link ended at once", "edge", ctl.Target.Node, "err", err) // as its reader will say
-	}
+	a.sayBoot(u, current)
 	if !a.spawn(u.read) {
 		close(u.msgs)
 		u.close()
@@ -48,6 +47,13 @@ func (a *Agent) newUplink(ctl *link.Link) *uplink {
 	}
 	a.spawn(u.watch)
 	return u
+}
+
+// sayBoot tells the edge which start of which agent this is, and whether it is its current edge.
+func (a *Agent) sayBoot(u *uplink, current bool) {
+	if err := u.send(&proto.Boot{ID: a.boot, Current: current, Version: a.sys.Version}); err != nil {
+		a.log.Debug("control link ended", "edge", u.cand.Node, "err", err) // as its reader will say
+	}
 }
 
 // read delivers what the edge says on the control link.

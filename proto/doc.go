@@ -174,7 +174,8 @@
 //	44 RENEW       A →    CSR bytes
 //	45 RENEW_OK      ←    n× certificate bytes
 //	46 GOAWAY        ←    reason text
-//	47 BOOT        A →    boot id 8, version text
+//	47 BOOT        A →    boot id 8, current 1, version text: first of all, and when current changes. Current is
+//	                      the agent's newest control link; one that stands by is sent no MIGRATE and no STANDBY
 //	48 STANDBY       ←    n× target
 //
 // Between nodes, mutual TLS on the backplane:

@@ -87,7 +87,7 @@ func messages() []Message {
 		&OpenOK{Credit: 65536},
 		&OpenFail{Code: OpenTimedOut, Text: "no answer"},
 		&Ping{Token: 7}, &Pong{Token: 7},
-		&CatalogueMsg{Doc: []byte("{}")}, &GoAway{Reason: "stop"}, &Boot{ID: 8, Version: "v1"}, &Standby{Targets: []Target{aTarget}}, &keys,
+		&CatalogueMsg{Doc: []byte("{}")}, &GoAway{Reason: "stop"}, &Boot{ID: 8, Current: true, Version: "v1"}, &Standby{Targets: []Target{aTarget}}, &keys,
 		&Renew{CSR: []byte("csr")}, &RenewOK{Chain: [][]byte{[]byte("leaf"), []byte("ca")}},
 		&Enrol{Token: anAgent, Secret: [32]byte(seq(32, 2)), CSR: []byte("csr"), As: "p2"},
 		&EnrolOK{

@@ -1,6 +1,7 @@
 package informer
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -25,7 +26,9 @@ func connect(i *Informer, a proto.AgentID) (b *mailbox, leave func()) {
 		b.got = append(b.got, m.(*proto.Migrate))
 		return nil
 	}}
-	return b, i.Join(b.Member)
+	leave = i.Join(b.Member)
+	i.Boot(b.Member, 1, true)
+	return b, leave
 }
 
 // told is where it was sent, in order, as the first byte of the node.
@@ -120,6 +123,56 @@ func TestUserInfoTellsTheSpread(t *testing.T) {
 	i.Migrate(t.Context(), time.Minute)
 	if len(spread) != 200 || spread[0] != 2*time.Second || spread[199] != 2*time.Second {
 		t.Errorf("%d clients announced, the first within %v; want 200 within 2s", len(spread), spread[0])
+	}
+}
+
+// An agent that only stands by here is told nothing and counts nowhere; when this becomes its current proxy, it is.
+func TestWhoStandsByIsToldNothing(t *testing.T) {
+	i := newTest(&wire{}, 2)
+	b, _ := connect(i, agent(1))
+	i.Boot(b.Member, 1, false)
+	i.Begin(1)
+	left := i.Migrate(t.Context(), time.Minute)
+	mv := i.Move(t.Context(), Order{}, func(proto.AgentID) bool { return true })
+	connected, waiting := i.Members()
+	if len(b.told()) != 0 || left != 0 || connected != 0 || waiting != 0 || len(i.Disclosed()) != 0 || mv.Progress(nowhere).Agents != 0 {
+		t.Errorf("told %v, %d left, %d connected, %d waiting, disclosed %v, moved %+v", b.told(), left, connected, waiting, i.Disclosed(), mv.Progress(nowhere))
+	}
+	if l := i.List(); len(l) != 1 || !l[0].StandsBy {
+		t.Errorf("listed as %+v", l)
+	}
+	i.Boot(b.Member, 1, true)
+	i.Migrate(t.Context(), time.Minute)
+	want(t, "now it is the current one", b.told(), 2)
+}
+
+// The newest current control link of an agent ends the older ones of the same start: it may be that nobody hears of their
+// end. One of another start is another machine, and one that stands by replaces none.
+func TestNewestControlLinkReplaces(t *testing.T) {
+	i := newTest(&wire{}, 2)
+	var ended []string
+	connect := func(name string, a proto.AgentID, boot uint64, current bool) *Member {
+		m := &Member{Agent: a, Addr: client, Send: func(proto.Message) error { return nil }, End: func() { ended = append(ended, name) }}
+		i.Join(m)
+		i.Boot(m, boot, current)
+		return m
+	}
+	connect("first", agent(1), 1, true)
+	mv := i.Move(t.Context(), Order{}, func(proto.AgentID) bool { return true })
+	connect("other agent", agent(2), 1, true)
+	connect("other start", agent(1), 2, true)
+	connect("stands by", agent(1), 1, false)
+	if len(ended) != 0 || mv.Progress(nowhere).Gone != 0 {
+		t.Fatalf("ended %v, %+v", ended, mv.Progress(nowhere))
+	}
+	m := connect("newest", agent(1), 1, true)
+	i.Boot(m, 1, true)
+	slices.Sort(ended)
+	if ended = slices.Compact(ended); !slices.Equal(ended, []string{"first", "stands by"}) {
+		t.Errorf("ended %v", ended)
+	}
+	if p := mv.Progress(nowhere); p.Gone != 1 {
+		t.Errorf("what was replaced is still here: %+v", p)
 	}
 }
 
