@@ -108,6 +108,7 @@ type testEdge struct {
 	decide   *proto.Reply // to each link that is not of kind enrol
 	controls map[*link.Link]chan proto.Message
 	current  map[*link.Link]bool // those that said so
+	away     map[proto.NodeID]*proto.Reply
 	sessions map[proto.SessionID]*session.Session
 	streams  []*session.Stream
 	opens    int
@@ -221,10 +222,26 @@ func (e *testEdge) target(id proto.AgentID) proto.Target {
 func (e *testEdge) answer(v proto.Verified, _ netip.AddrPort) *proto.Reply {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if v.Kind == proto.KindEnrol {
+	switch {
+	case v.Kind == proto.KindEnrol:
 		return nil
+	case v.Kind == proto.KindData && e.away[v.Target] != nil:
+		return e.away[v.Target]
 	}
 	return e.decide
+}
+
+// loses ends the links that the edge passes on to an anchor, and answers new ones; nil: it can reach it again.
+func (e *testEdge) loses(anchor *testEdge, r *proto.Reply) {
+	e.mu.Lock()
+	if e.away == nil {
+		e.away = make(map[proto.NodeID]*proto.Reply)
+	}
+	e.away[anchor.id] = r
+	e.mu.Unlock()
+	if r != nil {
+		e.acc.CloseNode(anchor.id)
+	}
 }
 
 // transferTo makes the edge send every new link of an agent to next.

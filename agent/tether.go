@@ -61,6 +61,7 @@ type tether struct {
 	order    *order // the move that was asked for
 	fresh    bool   // a new link is wanted beside one that says nothing
 	lost     *loss  // what ended the last link
+	gone     gone   // what edges say of the anchor
 	retryAt  time.Time
 	failures backoff
 	hasty    bool      // retryAt is our own backoff: a connection may cut it short

@@ -126,6 +126,8 @@ func golden() (names []string, is map[string][]byte) {
 		sealed := r.Seal(pre, keys)
 		add(fmt.Sprintf("sealed-%d", r.Kind), sealed[:])
 	}
+	gone := Reply{Kind: ReplyReject, Code: RejectAnchor}.Seal(pre, keys)
+	add("sealed-4-anchor-gone", gone[:])
 	add("relay-header", aRelay.Append(nil, aRelayKey))
 	add("header", Header{Type: TypeData, Flags: FlagMore, Length: 16368, Stream: 0x01020304, Offset: 0x05060708090a0b0c}.Append(nil))
 	for _, m := range messages() {

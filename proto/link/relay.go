@@ -57,12 +57,16 @@ func (a *Acceptor) relay(ctx context.Context, c net.Conn, g greeting, from netip
 	p.run()
 }
 
-// unreached answers RETRY.
+// unreached answers RETRY, or that the anchor is gone.
 func (a *Acceptor) unreached(c net.Conn, g greeting, from netip.AddrPort, err error) {
 	a.stats.unreached.Add(1)
 	a.stats.sealed.Add(1)
 	a.Log.Debug("data link not passed on", "agent", g.Agent, "anchor", g.Target, "err", err)
-	sealed(c, g, proto.Reply{Kind: proto.ReplyRetry, After: retryLeast + rand.N(retrySpread)}, from)
+	r := proto.Reply{Kind: proto.ReplyRetry, After: retryLeast + rand.N(retrySpread)}
+	if a.gone(g.Target) {
+		r = proto.Reply{Kind: proto.ReplyReject, Code: proto.RejectAnchor}
+	}
+	sealed(c, g, r, from)
 }
 
 // A passage is a data link that another node ends: two connections, and every byte from one to the other as it came.
