@@ -299,10 +299,6 @@ func (a *Agent) namedNow() []proto.Target {
 
 // setStandby keeps the one address that the current edge gives ahead, if the configuration asks for it.
 func (a *Agent) setStandby(ts []proto.Target) {
-	if a.cfg.Rescue != RescueStandby {
-		a.event("standby ignored", `an edge gave an address ahead; the configuration does not say rescue = "standby"`)
-		return
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.standby = ts[:min(1, len(ts))]

@@ -443,33 +443,25 @@ func TestPoolGrowsWithStreamsAndIsMadeAgainAfterAMove(t *testing.T) {
 	}
 }
 
-// TestRescueByAStandbyGivenAhead: with one entry only, its sudden death loses nothing if the operator chose so.
+// TestRescueByAStandbyGivenAhead: with one entry only, its sudden death loses nothing if the fleet chose so.
 func TestRescueByAStandbyGivenAhead(t *testing.T) {
-	for rescue, want := range map[string]bool{RescueStandby: true, RescueEntries: false} {
-		t.Run(rescue, func(t *testing.T) {
-			f := newFleet(t, "fleet")
-			p1, p2 := f.edge(false), f.edge(true)
-			f.anchor()
-			cfg := testConfig(t)
-			cfg.Token, cfg.Rescue = f.token().String(), rescue
-			r := start(t, cfg, newWires().system())
-			x := r.transfer()
-			x.flows(r, "by way of P1")
-			r.eventually("control link", func() bool { return p1.links() == 1 })
-			p1.say(&proto.Standby{Targets: []proto.Target{p2.target(r.enrolled().id.Agent)}}, false)
-			if !want {
-				r.eventually("it is not kept", r.event("standby ignored", "rescue"))
-				if len(r.rescues()) > 0 {
-					t.Error("an address is held that the configuration did not ask for")
-				}
-				return
-			}
-			r.eventually("it is known", func() bool { return len(r.rescues()) == 1 })
-			p1.kill()
-			r.eventually("resumed by way of P2", r.sessionVia(p2))
-			x.flows(r, "after the kill")
-			r.eventually("control link, too", r.at(p2))
-			x.end()
-		})
+	f := newFleet(t, "fleet")
+	p1, p2 := f.edge(false), f.edge(true)
+	f.anchor()
+	cfg := testConfig(t)
+	cfg.Token = f.token().String()
+	r := start(t, cfg, newWires().system())
+	x := r.transfer()
+	x.flows(r, "by way of P1")
+	r.eventually("control link", func() bool { return p1.links() == 1 })
+	if len(r.rescues()) > 0 {
+		t.Error("an address is held that nobody has told")
 	}
+	p1.say(&proto.Standby{Targets: []proto.Target{p2.target(r.enrolled().id.Agent)}}, false)
+	r.eventually("it is known", func() bool { return len(r.rescues()) == 1 })
+	p1.kill()
+	r.eventually("resumed by way of P2", r.sessionVia(p2))
+	x.flows(r, "after the kill")
+	r.eventually("control link, too", r.at(p2))
+	x.end()
 }

@@ -32,6 +32,7 @@ type Config struct {
 	Nodes    []Node    // none: DefaultNodes
 	Services []Service // none: DefaultServices
 	Edge     Edge      // how the edges begin
+	Rescue   string    // as in proxyd.toml; empty: entries
 	Restless bool      // agents move as often as they are told: dwell 0, no limit of moves
 }
 
@@ -170,6 +171,9 @@ func placeOf(name string) place {
 func signConfig(p Paths, c Config) string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "fleet = \"lab\"\nstate = %q\nsocket = %q\n", p.State, p.Socket)
+	if c.Rescue != "" {
+		fmt.Fprintf(&s, "rescue = %q\n", c.Rescue)
+	}
 	for _, x := range c.Services {
 		origin, _ := lab.BackOrigin.Port(x.Origin)
 		fmt.Fprintf(&s, "\n[[service]]\nname = %q\npublic = [%s]\norigin = %q\n", x.Name, c.publics(x.Port), origin)
