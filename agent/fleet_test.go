@@ -9,7 +9,6 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"io"
-	"maps"
 	"math/big"
 	"net"
 	"net/netip"
@@ -109,6 +108,7 @@ type testEdge struct {
 	controls map[*link.Link]chan proto.Message
 	current  map[*link.Link]bool // those that said so
 	away     map[proto.NodeID]*proto.Reply
+	deaf     map[*link.Link]bool // control links on which nothing is answered any more
 	sessions map[proto.SessionID]*session.Session
 	streams  []*session.Stream
 	opens    int
@@ -278,6 +278,12 @@ func (e *testEdge) control(_ context.Context, l *link.Link, _ proto.Verified) {
 			e.mu.Unlock()
 			continue
 		case *proto.Ping:
+			e.mu.Lock()
+			deaf := e.deaf[l]
+			e.mu.Unlock()
+			if deaf {
+				continue
+			}
 			if proto.WriteMessage(l, &proto.Pong{Token: m.Token}) != nil {
 				return
 			}
@@ -306,11 +312,26 @@ func (e *testEdge) standBy() (n int) {
 	return n
 }
 
-// isCurrent reports whether a control link has said that it is the agent's current one.
+// isCurrent reports whether a control link that is answered has said that it is the agent's current one.
 func (e *testEdge) isCurrent() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return slices.Contains(slices.Collect(maps.Values(e.current)), true)
+	for l, current := range e.current {
+		if current && !e.deaf[l] {
+			return true
+		}
+	}
+	return false
+}
+
+// deafen has the control links that there are answer nothing any more, as those whose path is gone.
+func (e *testEdge) deafen() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.deaf = make(map[*link.Link]bool)
+	for l := range e.controls {
+		e.deaf[l] = true
+	}
 }
 
 // direct lists the links to the edge that are there for an agent, but none that it ends for another edge.

@@ -66,7 +66,7 @@ func (a *Agent) join(ctx context.Context, p plan) (*uplink, error) {
 func (a *Agent) control(ctx context.Context, cands []candidate) (*uplink, error) {
 	d := a.edgeDialer(a.enrolled(), 0)
 	up, _, err := race(ctx, cands, stagger, func(ctx context.Context, c candidate) (*uplink, error) {
-		if u := a.secondAt(c.Node); u != nil {
+		if u := a.secondAt(c.Node); u != nil && u.proves(ctx, max(proofWait, 3*a.srtt())) {
 			return u, nil
 		}
 		l, path, err := a.follow(ctx, d, c, proto.KindControl)

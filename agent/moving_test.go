@@ -356,6 +356,23 @@ func TestSecondControlLink(t *testing.T) {
 	}
 }
 
+// TestDeadWarmControlLinkIsNotTaken: a warm link that died unseen is not made the current one. A new one is.
+func TestDeadWarmControlLinkIsNotTaken(t *testing.T) {
+	f := newFleet(t, "fleet")
+	p1, p2 := f.edge(false), f.edge(false)
+	f.anchor()
+	r := f.on(newWires(), func(*Agent) {})
+	r.eventually("a warm link", func() bool { return p2.standBy() == 1 && r.Status().Second != nil })
+	p2.deafen()
+	began := time.Now()
+	p1.kill()
+	r.eventually("at P2, on a link that lives", func() bool { return r.at(p2)() && p2.isCurrent() })
+	if took := time.Since(began); took > controlDead/2 {
+		t.Errorf("it took %v", took)
+	}
+	r.eventually("the dead one is dropped", func() bool { return p2.links() == 1 })
+}
+
 func TestGoAwayMovesAtOnce(t *testing.T) {
 	f := newFleet(t, "fleet")
 	p1, p2 := f.edge(false), f.edge(false)

@@ -262,8 +262,9 @@ func (t *tether) freshen(ctx context.Context) error {
 		return nil
 	}
 	r := t.round
-	if t.firstLocked() != nil && t.joiningLocked() == nil {
+	if d := t.firstLocked(); d != nil && t.joiningLocked() == nil {
 		t.fresh = true
+		t.suspect(d.cand) // the control link is on the same path: a dead one is missed by nobody
 	}
 	if t.hasty {
 		t.retryAt = time.Time{}
