@@ -47,6 +47,10 @@ func (s *supervisor) seekSecond() {
 	if s.up == nil || s.second.up != nil || s.second.dialling {
 		return
 	}
+	if s.attempt != nil { // perhaps it leads there: an edge keeps the newest control link only
+		s.second.soon()
+		return
+	}
 	c, ok := s.otherEntry(s.up.cand.Node)
 	if !ok {
 		return

@@ -17,6 +17,7 @@ import (
 // Times of a data link that is passed on.
 const (
 	reachTimeout  = time.Second            // the protocol's: to the anchor
+	partingTime   = 2 * time.Second        // ours: for the agent's end, after the anchor's: its path may be gone
 	answerTimeout = 4 * time.Second        // ours: for its first byte; shorter than the agent waits for one
 	retryLeast    = 300 * time.Millisecond // ours: what RETRY tells
 	retrySpread   = 400 * time.Millisecond
@@ -112,6 +113,7 @@ func (p *passage) begin() error {
 // run passes bytes until both directions have ended.
 func (p *passage) run() {
 	p.carry(p.agent, p.anchor, &p.down, &p.up)
+	p.agent.SetReadDeadline(time.Now().Add(partingTime)) // an anchor that has ended a link takes nothing more on it
 	p.wg.Wait()
 	p.anchor.Close()
 }

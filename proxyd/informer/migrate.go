@@ -77,8 +77,9 @@ func (i *Informer) Join(m *Member) (leave func()) {
 	}
 }
 
-// Boot notes what an agent says of its control link. The newest one that is current takes the place of all others of the
-// same start of the agent: those are ended, because it may be that nobody ever hears of their end.
+// Boot notes what an agent says of its control link. The newest one takes the place of all others of the same start of
+// the agent: it has one here, current or standing by, and it may be that nobody ever hears of the others' end. So they
+// are ended.
 func (i *Informer) Boot(m *Member, boot uint64, current bool) {
 	for _, o := range i.replaced(m, boot, current) {
 		if o.End != nil {
@@ -95,7 +96,7 @@ func (i *Informer) replaced(m *Member, boot uint64, current bool) (old []*Member
 	}
 	m.boot, m.current = boot, current
 	for o := range i.members {
-		if current && o != m && o.Agent == m.Agent && o.boot == boot {
+		if o != m && o.Agent == m.Agent && o.boot == boot {
 			o.current = false
 			old = append(old, o)
 		}
