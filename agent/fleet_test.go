@@ -106,15 +106,17 @@ type testEdge struct {
 	mu       sync.Mutex
 	decide   *proto.Reply // to each link that is not of kind enrol
 	controls map[*link.Link]chan proto.Message
-	current  map[*link.Link]bool // those that said so
 	away     map[proto.NodeID]*proto.Reply
-	deaf     map[*link.Link]bool // control links on which nothing is answered any more
 	sessions map[proto.SessionID]*session.Session
 	streams  []*session.Stream
 	opens    int
 	resumed  func(*proto.Resume, *link.Link) bool // may take a link away before its RESUME is looked at; nil: none
 	lateAt   func(*link.Link) bool                // or before it is answered
 	attaches int
+
+	kindsMu sync.Mutex          // guards what follows; never held while anything is waited for
+	current map[*link.Link]bool // control links, and whether they are the agent's current one, as it said
+	deaf    map[*link.Link]bool // control links on which nothing is answered any more
 }
 
 const secretGen = 1
@@ -255,7 +257,7 @@ func (e *testEdge) transferTo(next *testEdge, id proto.AgentID) {
 }
 
 // control keeps the link and what the agent says on it.
-func (e *testEdge) control(_ context.Context, l *link.Link, _ proto.Verified) {
+func (e *testEdge) control(ctx context.Context, l *link.Link, _ proto.Verified) {
 	said := make(chan proto.Message, 16)
 	e.mu.Lock()
 	e.controls[l] = said
@@ -264,6 +266,8 @@ func (e *testEdge) control(_ context.Context, l *link.Link, _ proto.Verified) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		delete(e.controls, l)
+		e.kindsMu.Lock()
+		defer e.kindsMu.Unlock()
 		delete(e.current, l)
 	}()
 	for r := proto.NewReader(l, 1<<20); ; {
@@ -273,14 +277,14 @@ func (e *testEdge) control(_ context.Context, l *link.Link, _ proto.Verified) {
 		}
 		switch m := m.(type) {
 		case *proto.Boot:
-			e.mu.Lock()
+			e.kindsMu.Lock()
 			e.current[l] = m.Current
-			e.mu.Unlock()
+			e.kindsMu.Unlock()
 			continue
 		case *proto.Ping:
-			e.mu.Lock()
+			e.kindsMu.Lock()
 			deaf := e.deaf[l]
-			e.mu.Unlock()
+			e.kindsMu.Unlock()
 			if deaf {
 				continue
 			}
@@ -289,7 +293,11 @@ func (e *testEdge) control(_ context.Context, l *link.Link, _ proto.Verified) {
 			}
 			continue
 		}
-		said <- m
+		select {
+		case said <- m:
+		case <-ctx.Done(): // nobody asked
+			return
+		}
 	}
 }
 
@@ -302,8 +310,8 @@ func (e *testEdge) links() int {
 
 // standBy counts control links to which the agent has said that they are not its current one.
 func (e *testEdge) standBy() (n int) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.kindsMu.Lock()
+	defer e.kindsMu.Unlock()
 	for _, current := range e.current {
 		if !current {
 			n++
@@ -314,8 +322,8 @@ func (e *testEdge) standBy() (n int) {
 
 // isCurrent reports whether a control link that is answered has said that it is the agent's current one.
 func (e *testEdge) isCurrent() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.kindsMu.Lock()
+	defer e.kindsMu.Unlock()
 	for l, current := range e.current {
 		if current && !e.deaf[l] {
 			return true
@@ -328,6 +336,8 @@ func (e *testEdge) isCurrent() bool {
 func (e *testEdge) deafen() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.kindsMu.Lock()
+	defer e.kindsMu.Unlock()
 	e.deaf = make(map[*link.Link]bool)
 	for l := range e.controls {
 		e.deaf[l] = true
