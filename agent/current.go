@@ -172,7 +172,7 @@ func (a *Agent) connected(u *uplink) {
 	if e := a.enr.Current; e == nil || e.Node != u.cand.Node {
 		a.standby = nil // it was the last edge's to give
 	}
-	a.up = u
+	a.up, a.upSince = u, a.sys.Now()
 	e := *a.enr
 	a.mu.Unlock()
 	a.setState(stateConnected, "")

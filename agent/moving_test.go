@@ -381,8 +381,13 @@ func TestGoAwayMovesAtOnce(t *testing.T) {
 	x := r.transfer()
 	x.flows(r, "before")
 	r.eventually("control link", func() bool { return p1.links() == 1 })
+	r.eventually("a warm control link to the other entry", func() bool { return r.Status().Second != nil })
+	before := time.Now()
 	p1.say(&proto.GoAway{Reason: "maintenance"}, false)
 	r.eventually("moved", func() bool { return r.at(p2)() && r.sessionVia(p2)() })
+	if s := r.Status().Edge.Since; s.Before(before) {
+		t.Errorf("P2 is the edge since %v, before the move at %v: that is when the warm link was made", s, before)
+	}
 	r.eventually("nothing is left at P1", func() bool {
 		return !slices.ContainsFunc(p1.direct(), func(l link.Live) bool { return l.Kind == proto.KindData })
 	})
