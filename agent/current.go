@@ -297,7 +297,7 @@ func (a *Agent) namedNow() []proto.Target {
 	return a.named
 }
 
-// setStandby keeps the one address that the current edge gives ahead, if the configuration asks for it.
+// setStandby keeps the one address that the current edge gives ahead, where the fleet has its edges do that.
 func (a *Agent) setStandby(ts []proto.Target) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

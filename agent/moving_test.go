@@ -346,6 +346,31 @@ func TestSecondControlLink(t *testing.T) {
 	if !r.at(p1)() || p3.links() > 0 {
 		t.Error("moved by an edge that is not the current one")
 	}
+	if p2.isCurrent() || p2.standBy() != 1 {
+		t.Error("the second entry was not told that its link stands by")
+	}
+	p1.kill()
+	r.eventually("the warm link is the current one, and says so", func() bool { return r.at(p2)() && p2.isCurrent() && p2.standBy() == 0 })
+	if n := p2.links(); n != 1 {
+		t.Errorf("%d control links", n)
+	}
+}
+
+// TestDeadWarmControlLinkIsNotTaken: a warm link that died unseen is not made the current one. A new one is.
+func TestDeadWarmControlLinkIsNotTaken(t *testing.T) {
+	f := newFleet(t, "fleet")
+	p1, p2 := f.edge(false), f.edge(false)
+	f.anchor()
+	r := f.on(newWires(), func(*Agent) {})
+	r.eventually("a warm link", func() bool { return p2.standBy() == 1 && r.Status().Second != nil })
+	p2.deafen()
+	began := time.Now()
+	p1.kill()
+	r.eventually("at P2, on a link that lives", func() bool { return r.at(p2)() && p2.isCurrent() })
+	if took := time.Since(began); took > controlDead/2 {
+		t.Errorf("it took %v", took)
+	}
+	r.eventually("the dead one is dropped", func() bool { return p2.links() == 1 })
 }
 
 func TestGoAwayMovesAtOnce(t *testing.T) {

@@ -36,7 +36,7 @@ const (
 	idlePing  = 10 * time.Second
 	minSilent = 750 * time.Millisecond // outstanding data and silence: PING
 	minDead   = 1500 * time.Millisecond
-	idleDead  = 10 * time.Second // an idle link's PING is not urgent
+	idleDead  = 5 * time.Second // an idle link's PING is not urgent
 )
 
 // Errors of a session.
