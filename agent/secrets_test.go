@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -34,10 +35,16 @@ func (r *running) knows(w *wires, said *dump, e *testEdge) (where []string) {
 		}
 	}
 	err := filepath.WalkDir(r.cfg.State, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil || d.IsDir() {
 			return err
 		}
 		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) { // a file in the making, renamed meanwhile: it is looked at under its name
+			return nil
+		}
 		look(path, b)
 		return err
 	})

@@ -146,8 +146,17 @@ func TestMoveOfOneAndHome(t *testing.T) {
 		t.Errorf("the other agent was told %d things, P1 is %s; want nothing, active", len(saidB), w.state("p1"))
 	}
 
-	// The control link that moves left open would be told; here is one more, as after a reconnect.
+	// Here is one more control link, as after a reconnect: it ends the one that moves left open, and is told in its place.
 	back, saidBack := a.control(m.Targets[0], true)
+	w.eventually("the link before it is gone", func() bool {
+		n := 0
+		for _, l := range w.nodes["p2"].edge.acceptor.Links() {
+			if l.Agent == a.id && l.Kind == proto.KindControl {
+				n++
+			}
+		}
+		return n == 1
+	})
 	w.eventually("P1 gave P2 its key", func() bool { return w.nodes["p2"].edge.informer.Replacement() })
 	_, done = w.ask("p2", MoveRequest{All: true, Entries: true, Wait: Duration{time.Millisecond}})
 	if home, ok := a.next(saidBack).(*proto.Migrate); !ok || home.Targets[0].Node != w.node("p1").ID {
