@@ -124,7 +124,9 @@ func (r *found) lossFigures() (fs []figures.Figure, complete bool) {
 		broken++
 	}
 	for _, m := range r.many {
-		lost, broken, n = lost+m.Lost, broken+m.Broken, n+m.Sessions
+		if m.World == "memory" { // the others are in r already
+			sent, lost, broken, n = sent+m.Echoed, lost+m.Lost, broken+m.Broken, n+m.Sessions
+		}
 	}
 	return []figures.Figure{
 		figures.Count("bytes.lost", "ms", "", int(lost), int(sent)).AtMost(0),
@@ -207,7 +209,7 @@ func (m Many) figures() (fs []figures.Figure) {
 		figures.Times("many.stall", "ms", "", m.Stalls),
 		figures.Count("many.left", "ms", "", missing, m.Sessions).AtMost(0),
 	}
-	for _, at := range []string{"p2", "anchor"} {
+	for _, at := range []string{"p2", "anchor", "all"} {
 		u, ok := m.Used[at]
 		if !ok {
 			continue
