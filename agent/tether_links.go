@@ -154,6 +154,7 @@ func (t *tether) confirmed(d *dataLink, turn int) {
 	}
 	if d.epochs() {
 		t.moves++
+		t.pool.moved(now)
 	}
 	t.waiting, t.stalled, t.retryAt, t.fresh, t.lost, t.why = time.Time{}, time.Time{}, time.Time{}, false, nil, nil
 	t.failures.reset()

@@ -82,7 +82,7 @@ func newCrowd(ctx context.Context, f *fleet.Fleet, ns *kernel.Namespace, agents,
 
 // join starts the agents, each with a connection to the echo. Those that nobody watches write less often the more there are.
 func (c *crowd) join(ctx context.Context, cfg app.CrowdConfig) error {
-	cfg.Agents, cfg.Rarely = c.agents, max(rarely, time.Duration(c.agents)*time.Millisecond)
+	cfg.Agents, cfg.Rarely = c.agents, max(rarely, time.Duration(c.agents)*5*time.Millisecond)
 	cfg.To, _ = lab.P1.Port(lab.EchoPort)
 	n := 0
 	if err := c.call(ctx, "Join", cfg, &n); err != nil {

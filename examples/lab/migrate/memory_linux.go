@@ -9,6 +9,7 @@ import (
 	"net/rpc"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"time"
 
 	"migrationsensor/examples/lab/app"
@@ -41,7 +42,15 @@ func InMemory(ctx context.Context, sessions int, say func(string, ...any)) (m Ma
 	}
 	say("%d move at once", sessions)
 	v := &mover{crowd: c, say: say, settle: time.Second, used: ownUse, m: Many{World: "memory", Sessions: sessions}}
+	if n := os.Getenv("HERDPROF"); n != "" {
+		f, _ := os.Create(n)
+		pprof.StartCPUProfile(f)
+		time.AfterFunc(10*time.Second, pprof.StopCPUProfile)
+	}
 	err = v.all(ctx)
+	if n := os.Getenv("HERDPROF"); n != "" {
+		pprof.StopCPUProfile()
+	}
 	e, eerr := c.end(ctx)
 	for _, why := range e.Broken {
 		say("a connection broke: %s", why)
