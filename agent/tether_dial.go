@@ -61,7 +61,7 @@ func (t *tether) notDialledLocked(job *dialJob, err error) {
 		wait, t.hasty = max(wait, jitter(lateRetry)), false
 	}
 	if se, ok := errors.AsType[*link.SealedError](err); ok && se.Reply.After > 0 {
-		wait += se.Reply.After
+		wait = max(wait, t.failures.last) + se.Reply.After // it lives, and knows why: no hurry helps
 		t.hasty = false
 	}
 	t.retryAt = time.Now().Add(wait)

@@ -65,6 +65,7 @@ type Acceptor struct {
 	scarce  func(net.Conn) bool // whether descriptors are; tests set it
 	live    live
 	turns   *turns
+	opening opening
 }
 
 func (a *Acceptor) init() {
@@ -280,7 +281,7 @@ func (a *Acceptor) handshake(ctx context.Context, l *Link, v proto.Verified) err
 	l.raw.SetDeadline(time.Time{})
 	ctx, done := context.WithTimeout(ctx, stepTimeout)
 	defer done()
-	c := &inTurn{Conn: l.raw, turns: a.turns, ctx: ctx}
+	c := &inTurn{Conn: l.raw, turns: a.turns, ctx: ctx, answered: a.opening.begin(v.Agent)}
 	defer c.end()
 	l.Conn = tls.Server(c, a.Creds.server(v, a.Clock(), &l.Peer))
 	err := l.HandshakeContext(ctx)

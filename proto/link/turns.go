@@ -94,6 +94,7 @@ type inTurn struct {
 	turns *turns
 	ctx   context.Context
 
+	answered          func() // called when the first answer goes out, or none will
 	begun, held, over bool
 }
 
@@ -117,6 +118,7 @@ func (c *inTurn) Read(b []byte) (int, error) {
 func (c *inTurn) Write(b []byte) (int, error) {
 	if !c.over {
 		c.give()
+		c.answered()
 	}
 	return c.Conn.Write(b)
 }
@@ -131,5 +133,6 @@ func (c *inTurn) give() {
 // end is called when the handshake has ended, well or not.
 func (c *inTurn) end() {
 	c.give()
+	c.answered()
 	c.over = true
 }

@@ -108,7 +108,11 @@ func TestSlowHandshakesTakeNoTurn(t *testing.T) {
 		}}
 		go slow.Dial(t.Context(), n.target(id), proto.KindControl, n.id)
 	}
-	until(t, "all have said hello", func() bool { return n.Stats().Accepted >= uint64(2*n.turns.max) })
+	until(t, "all have said hello", func() bool {
+		n.pending.mu.Lock()
+		defer n.pending.mu.Unlock()
+		return n.Stats().Accepted >= uint64(2*n.turns.max) && len(n.pending.all) == 0
+	})
 	l, err := (&Dialer{Creds: creds}).Dial(t.Context(), n.target(id), proto.KindControl, n.id)
 	if err != nil {
 		t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"migrationsensor/examples/lab"
@@ -23,13 +24,19 @@ var Crowd4 = netip.MustParsePrefix("198.18.128.0/18")
 // through all of an interface's addresses with each packet.
 const perHost = 64
 
-// crowdNet makes the sockets of a crowd. It is an app.Net.
-type crowdNet struct{ hosts []*memnet.Process }
+// CrowdNet makes the sockets of a crowd. It is an app.Net.
+type CrowdNet struct {
+	hosts []*memnet.Process
+	dials atomic.Int64
+}
+
+// Dials is how many connections its agents have begun.
+func (c *CrowdNet) Dials() int { return int(c.dials.Load()) }
 
 // Crowd adds machines for so many agents, each with an address of its own out of Crowd4, and returns their network.
-func (w *World) Crowd(agents int) (*crowdNet, error) {
+func (w *World) Crowd(agents int) (*CrowdNet, error) {
 	access := memnet.Conditions{Delay: w.cfg.RTT / 2}
-	c := &crowdNet{}
+	c := &CrowdNet{}
 	for a := Crowd4.Masked().Addr(); len(c.hosts)*perHost <= agents; {
 		p := memnet.Port{Name: lab.Uplink, Segment: internet, Routes: memnet.Everywhere, Out: access, In: access}
 		for range perHost {
@@ -46,13 +53,17 @@ func (w *World) Crowd(agents int) (*crowdNet, error) {
 }
 
 // at is the machine that has an address of the crowd.
-func (c *crowdNet) at(a netip.Addr) *memnet.Process {
+func (c *CrowdNet) at(a netip.Addr) *memnet.Process {
 	base, b := Crowd4.Masked().Addr().As4(), a.As4()
 	n := int(b[2])<<8 + int(b[3]) - int(base[2])<<8 - int(base[3])
 	return c.hosts[n/perHost]
 }
 
-func (c *crowdNet) Dial(ctx context.Context, source netip.Addr, to netip.AddrPort) (net.Conn, error) {
+// Dial connects.
+func (c *CrowdNet) Dial(ctx context.Context, source netip.Addr, to netip.AddrPort) (net.Conn, error) {
+	if to.Addr().Is4() { // the crowd has nothing else, and the others fail at once
+		c.dials.Add(1)
+	}
 	conn, err := c.at(source).DialFrom(ctx, lab.Uplink, source, to)
 	if err != nil {
 		return nil, err // not a nil Conn in an interface
@@ -60,7 +71,8 @@ func (c *crowdNet) Dial(ctx context.Context, source netip.Addr, to netip.AddrPor
 	return conn, nil
 }
 
-func (c *crowdNet) Knock(_ context.Context, source netip.Addr, to netip.AddrPort, b []byte) error {
+// Knock sends a datagram.
+func (c *CrowdNet) Knock(_ context.Context, source netip.Addr, to netip.AddrPort, b []byte) error {
 	u, err := c.at(source).ListenPacket(lab.Uplink, netip.AddrPortFrom(source, 0))
 	if err != nil {
 		return err

@@ -32,7 +32,11 @@ func InMemory(ctx context.Context, sessions int, say func(string, ...any)) (m Ma
 	if err != nil {
 		return m, err
 	}
-	c, err := crowdIn(ctx, w, sessions)
+	sockets, err := w.Crowd(sessions)
+	if err != nil {
+		return m, err
+	}
+	c, err := crowdIn(ctx, w, sockets, sessions, min(watchers, sessions), watchEvery)
 	if err != nil {
 		return m, err
 	}
@@ -66,11 +70,7 @@ func ownUse() (map[string]fleet.Usage, error) {
 }
 
 // crowdIn starts a crowd in a world in memory.
-func crowdIn(ctx context.Context, w *memory.World, agents int) (*crowd, error) {
-	sockets, err := w.Crowd(agents)
-	if err != nil {
-		return nil, err
-	}
+func crowdIn(ctx context.Context, w *memory.World, sockets app.Net, agents, watched int, rhythm time.Duration) (*crowd, error) {
 	token, err := w.CrowdToken(ctx)
 	if err != nil {
 		return nil, err
@@ -83,7 +83,7 @@ func crowdIn(ctx context.Context, w *memory.World, agents int) (*crowd, error) {
 	go s.ServeConn(far) // until near is closed
 	c := &crowd{site: w, client: rpc.NewClient(near), agents: agents}
 	return c, c.join(ctx, app.CrowdConfig{
-		Watched: min(watchers, agents), Every: watchEvery, Token: token, State: filepath.Join(w.Dir(), "crowd"), Source: memory.Crowd4,
+		Watched: watched, Every: rhythm, Token: token, State: filepath.Join(w.Dir(), "crowd"), Source: memory.Crowd4,
 		Limit: time.Minute + time.Duration(agents)*30*time.Millisecond,
 	})
 }
