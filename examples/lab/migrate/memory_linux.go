@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/rpc"
 	"os"
 	"path/filepath"
-	"runtime/pprof"
 	"time"
 
 	"migrationsensor/examples/lab/app"
@@ -20,12 +18,7 @@ import (
 // InMemory moves so many sessions at once in a world in memory: the fleet, the origin and all agents in this process,
 // which shares its processors among them. Agents have no TUN.
 func InMemory(ctx context.Context, sessions int, say func(string, ...any)) (m Many, err error) {
-	var lg *slog.Logger
-	if n := os.Getenv("HERDLOG"); n != "" {
-		f, _ := os.Create(n)
-		lg = slog.New(slog.NewTextHandler(f, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	}
-	w, err := memory.New(ctx, memory.Config{Log: lg, Config: fleet.Config{
+	w, err := memory.New(ctx, memory.Config{Config: fleet.Config{
 		RTT: rtts[0], Edge: fleet.Edge{Quiet: 5 * time.Second, Suspend: 30 * time.Second},
 	}}, say)
 	defer func() { err = errors.Join(err, w.Close()) }()
@@ -46,15 +39,7 @@ func InMemory(ctx context.Context, sessions int, say func(string, ...any)) (m Ma
 	}
 	say("%d move at once", sessions)
 	v := &mover{crowd: c, say: say, settle: time.Second, used: ownUse, m: Many{World: "memory", Sessions: sessions}}
-	if n := os.Getenv("HERDPROF"); n != "" {
-		f, _ := os.Create(n)
-		pprof.StartCPUProfile(f)
-		time.AfterFunc(10*time.Second, pprof.StopCPUProfile)
-	}
 	err = v.all(ctx)
-	if n := os.Getenv("HERDPROF"); n != "" {
-		pprof.StopCPUProfile()
-	}
 	e, eerr := c.end(ctx)
 	for _, why := range e.Broken {
 		say("a connection broke: %s", why)

@@ -14,7 +14,7 @@ import (
 // breaks, and those that come back do not dial more than that takes: in a storm each dial that is late makes another.
 func TestF51SlowAnchorIsNoStorm(t *testing.T) {
 	const (
-		agents = 300
+		agents = 300 // on two processors to themselves; each has an echo a second
 		pause  = 5 * time.Second
 		most   = 8 * agents // dials: a few each, by two edges
 	)
