@@ -18,9 +18,7 @@ import (
 // InMemory moves so many sessions at once in a world in memory: the fleet, the origin and all agents in this process,
 // which shares its processors among them. Agents have no TUN.
 func InMemory(ctx context.Context, sessions int, say func(string, ...any)) (m Many, err error) {
-	w, err := memory.New(ctx, memory.Config{Config: fleet.Config{
-		RTT: rtts[0], Edge: fleet.Edge{Quiet: 5 * time.Second, Suspend: 30 * time.Second},
-	}}, say)
+	w, err := memory.New(ctx, inMemory(), say)
 	defer func() { err = errors.Join(err, w.Close()) }()
 	if err != nil {
 		return m, err
@@ -46,6 +44,11 @@ func InMemory(ctx context.Context, sessions int, say func(string, ...any)) (m Ma
 	}
 	v.m.Lost, v.m.Broken, v.m.Echoed = e.Lost, e.Failed, e.Sent
 	return v.m, errors.Join(err, eerr, c.close())
+}
+
+// inMemory is the fleet of the bench, in memory.
+func inMemory() memory.Config {
+	return memory.Config{Config: fleet.Config{RTT: rtts[0], Edge: fleet.Edge{Quiet: 5 * time.Second, Suspend: 30 * time.Second}}}
 }
 
 // ownUse is what this process has used so far: everybody.
