@@ -8,6 +8,7 @@ import (
 	"net/rpc"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"migrationsensor/examples/lab/app"
@@ -18,7 +19,9 @@ import (
 // InMemory moves so many sessions at once in a world in memory: the fleet, the origin and all agents in this process,
 // which shares its processors among them. Agents have no TUN.
 func InMemory(ctx context.Context, sessions int, say func(string, ...any)) (m Many, err error) {
-	w, err := memory.New(ctx, inMemory(), say)
+	cfg := inMemory()
+	cfg.Nodes = slices.DeleteFunc(fleet.DefaultNodes(), func(n fleet.Node) bool { return n.Name == "e2" }) // all begin at P1
+	w, err := memory.New(ctx, cfg, say)
 	defer func() { err = errors.Join(err, w.Close()) }()
 	if err != nil {
 		return m, err

@@ -7,7 +7,7 @@ import (
 )
 
 // sessions move at once in TestF51ManyAtOnceInMemory; the bench has more.
-var sessions = flag.Int("sessions", 150, "that move at once in TestF51ManyAtOnceInMemory")
+var sessions = flag.Int("sessions", 60, "that move at once in TestF51ManyAtOnceInMemory")
 
 // TestF51ManyAtOnceInMemory moves many sessions at once: each comes to P2, and no byte and no connection is lost.
 func TestF51ManyAtOnceInMemory(t *testing.T) {

@@ -173,6 +173,9 @@ func (r *found) manyFigures(s sizes) (fs []figures.Figure, complete bool) {
 	for _, want := range s.many {
 		complete = complete && slices.ContainsFunc(r.many, func(m Many) bool { return m.World == "kernel" && m.Sessions == want })
 	}
+	for _, want := range s.memory {
+		complete = complete && slices.ContainsFunc(r.many, func(m Many) bool { return m.World == "memory" && m.Sessions == want })
+	}
 	for _, m := range r.many {
 		fs = append(fs, m.figures()...)
 		complete = complete && m.Moved == m.Sessions
@@ -183,9 +186,7 @@ func (r *found) manyFigures(s sizes) (fs []figures.Figure, complete bool) {
 		}
 		why := "a quick run leaves it out"
 		switch {
-		case x.world == "memory" && len(s.memory) > 0:
-			why = "the lab in memory is not part of this program"
-		case slices.Contains(s.many, x.sessions):
+		case slices.Contains(s.memory, x.sessions), slices.Contains(s.many, x.sessions):
 			why = incomplete
 		}
 		for _, id := range []string{"many.last", "many.stall"} {
