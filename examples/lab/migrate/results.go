@@ -192,6 +192,11 @@ func (r *found) manyFigures(s sizes) (fs []figures.Figure, complete bool) {
 		for _, id := range []string{"many.last", "many.stall"} {
 			fs = append(fs, figures.Skip(id, "ms", "", why).Label("sessions", strconv.Itoa(x.sessions)).Label("world", x.world))
 		}
+		if x.world == "memory" { // one process: nobody's share can be told
+			for _, id := range []string{"many.cpu", "many.memory"} {
+				fs = append(fs, figures.Skip(id, "ms", "", why).Label("at", "all").Label("sessions", strconv.Itoa(x.sessions)).Label("world", x.world))
+			}
+		}
 	}
 	return fs, complete
 }
