@@ -63,6 +63,7 @@ type tether struct {
 	order    *order // the move that was asked for
 	fresh    bool   // a new link is wanted beside one that says nothing
 	lost     *loss  // what ended the last link
+	gone     gone   // what edges say of the anchor
 	retryAt  time.Time
 	failures backoff
 	hasty    bool      // retryAt is our own backoff: a connection may cut it short
@@ -263,8 +264,9 @@ func (t *tether) freshen(ctx context.Context) error {
 		return nil
 	}
 	r := t.round
-	if t.firstLocked() != nil && t.joiningLocked() == nil {
+	if d := t.firstLocked(); d != nil && t.joiningLocked() == nil {
 		t.fresh = true
+		t.suspect(d.cand) // the control link is on the same path: a dead one is missed by nobody
 	}
 	if t.hasty {
 		t.retryAt = time.Time{}

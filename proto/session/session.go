@@ -36,7 +36,7 @@ const (
 	idlePing  = 10 * time.Second
 	minSilent = 750 * time.Millisecond // outstanding data and silence: PING
 	minDead   = 1500 * time.Millisecond
-	idleDead  = 10 * time.Second // an idle link's PING is not urgent
+	idleDead  = 5 * time.Second // an idle link's PING is not urgent
 
 	maxLate     = 250 * time.Millisecond // ours, as the others: called later than that, it was this machine that stood still
 	maxSilences = 3                      // each doubles the time after which the next link is dead
