@@ -14,7 +14,8 @@ import (
 // moveWait bounds how long the control link waits for the data links to have tried to move. Ours, as the other.
 const (
 	moveWait      = 15 * time.Second
-	completeWait  = time.Second // how long the new edge's control link waits for what new streams need
+	controlWait   = 15 * time.Second // and for others' data links
+	completeWait  = time.Second      // how long the new edge's control link waits for what new streams need
 	completeRetry = 4 * time.Second
 )
 
@@ -23,6 +24,10 @@ type plan struct {
 	cands []candidate
 	moves bool      // the sessions move
 	until time.Time // of a move; zero: none
+
+	// control is how long a move's control link waits for others' data links: they carry what people wait for, and a spread
+	// for them says that there are many.
+	control time.Duration
 }
 
 // join brings the agent to the first of the candidates that answers: data links first, they carry what people wait for,
@@ -41,6 +46,7 @@ func (a *Agent) join(ctx context.Context, p plan) (*uplink, error) {
 			return nil, err
 		}
 	}
+	a.patiently(ctx, min(p.control, controlWait))
 	to := slices.Clone(p.cands)
 	if !edge.Node.IsZero() { // first where the sessions are
 		to = slices.Insert(slices.DeleteFunc(to, func(c candidate) bool { return c.Node == edge.Node }), 0, edge)
@@ -60,6 +66,23 @@ func (a *Agent) join(ctx context.Context, p plan) (*uplink, error) {
 	case <-ctx.Done():
 	}
 	return up, nil
+}
+
+// patiently waits before a move's control link, as long as the old one is there.
+func (a *Agent) patiently(ctx context.Context, wait time.Duration) {
+	a.mu.Lock()
+	up := a.up
+	a.mu.Unlock()
+	if wait <= 0 || up == nil {
+		return
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-up.gone:
+	case <-ctx.Done():
+	}
 }
 
 // control opens a control link to the first of the candidates that answers. One that stands already need not be opened.

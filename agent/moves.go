@@ -72,12 +72,16 @@ const (
 )
 
 // backoff counts failures: 0–100 ms, then doubling to 10 s, with full jitter.
-type backoff struct{ failures int }
+type backoff struct {
+	failures int
+	last     time.Duration // what next said
+}
 
 func (b *backoff) next() time.Duration {
 	ceil := min(firstBackoff<<min(b.failures, 10), maxBackoff)
 	b.failures++
-	return rand.N(ceil)
+	b.last = rand.N(ceil)
+	return b.last
 }
 
-func (b *backoff) reset() { b.failures = 0 }
+func (b *backoff) reset() { *b = backoff{} }

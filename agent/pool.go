@@ -15,6 +15,7 @@ const (
 	poolLookIdle = 15 * time.Second
 	poolIdle     = 3 * time.Minute // a link more than needed is kept that long
 	poolPause    = 30 * time.Second
+	poolMoved    = 4 * time.Second // after a move, about
 )
 
 // meter counts bytes both ways.
@@ -56,6 +57,13 @@ func (p *pool) size(have, streams int, bytes uint64, now time.Time) int {
 
 // pause keeps away from an anchor that takes no more links.
 func (p *pool) pause(now time.Time) { p.not = now.Add(poolPause) }
+
+// moved has further links wait a little: others may be moving too.
+func (p *pool) moved(now time.Time) {
+	if at := now.Add(poolMoved/4 + jitter(poolMoved)); at.After(p.not) {
+		p.not = at
+	}
+}
 
 // poolLocked grows or shrinks the set of links, and says when to look again.
 func (t *tether) poolLocked(ctx context.Context, now time.Time) time.Duration {

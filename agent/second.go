@@ -13,6 +13,7 @@ import (
 // Times between tries of a second control link. Ours.
 const (
 	secondFirst = 200 * time.Millisecond // after a connection: what people wait for goes first
+	secondMoved = 10 * time.Second       // after a move, at most: others are moving too
 	secondRetry = 30 * time.Second
 )
 
@@ -34,6 +35,9 @@ func newSecond() second {
 }
 
 func (x *second) soon() { x.timer.Reset(secondFirst) }
+
+// later is soon after a move: first all that move have their data links.
+func (x *second) later() { x.timer.Reset(secondMoved/5 + jitter(secondMoved)) }
 
 func (x *second) messages() chan proto.Message {
 	if x.up == nil {

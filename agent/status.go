@@ -54,6 +54,7 @@ type SessionStatus struct {
 type LinkStatus struct {
 	Kind, Node, Addr string // Kind: control, control (second), data, or data (old) for one that another is to replace
 	Since            time.Time
+	Confirmed        time.Time `json:",omitzero"` // data: when the anchor took it in
 	Streams          int
 }
 
@@ -206,7 +207,9 @@ func (s *Status) session(t *tether, warm bool) {
 		if d.role == parked || !warm && !t.single {
 			kind = "data (old)"
 		}
-		s.Links = append(s.Links, LinkStatus{kind, d.cand.Node.String(), d.Remote().String(), d.since, d.share.Streams()})
+		s.Links = append(s.Links, LinkStatus{
+			Kind: kind, Node: d.cand.Node.String(), Addr: d.Remote().String(), Since: d.since, Confirmed: d.taken, Streams: d.share.Streams(),
+		})
 	}
 }
 

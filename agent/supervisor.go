@@ -165,7 +165,11 @@ func (s *supervisor) joined(ctx context.Context, r joined) {
 	if s.second.up != nil && s.second.up.cand.Node == s.up.cand.Node {
 		s.dropSecond()
 	}
-	s.second.soon()
+	if r.attempt.moves {
+		s.second.later()
+	} else {
+		s.second.soon()
+	}
 	s.lookedAround(ctx)
 }
 
@@ -317,6 +321,7 @@ func (s *supervisor) migrate(ctx context.Context, m *proto.Migrate) {
 	if m.Deadline > 0 {
 		p.until = now.Add(m.Deadline)
 	}
+	p.control = max(0, m.StartAfter-wait) + jitter(m.StartAfter)
 	s.setNamed(m.Targets)
 	s.event("migrating", fmt.Sprintf("%s sends this client to %s, in %v", s.edgeName(s.up.cand.Target), s.edgeName(m.Targets[0]), wait.Round(time.Millisecond)))
 	s.setState(stateMoving, "")

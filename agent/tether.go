@@ -20,6 +20,8 @@ const (
 	resumeBudget  = 90 * time.Second
 	waitingRetry  = 2 * time.Second        // longest backoff while streams wait
 	raceReset     = 250 * time.Millisecond // or 2 SRTT: then another edge is tried beside the one that reset a link
+	lateRetry     = 4 * time.Second        // longest wait after a handshake that came to no end
+	maxPatience   = 4                      // how often the time after which another edge is asked too is doubled
 	orderRounds   = 3                      // tries of a move that has no deadline
 	farewell      = 200 * time.Millisecond // for the word to the anchor that the session is over
 	drainCheck    = 20 * time.Millisecond  // how soon a retired tether's streams are counted, then

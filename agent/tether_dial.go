@@ -58,9 +58,11 @@ func (t *tether) dialled(ctx context.Context, job *dialJob, l *link.Link, err er
 func (t *tether) notDialledLocked(job *dialJob, err error) {
 	t.why, t.fresh = err, false
 	wait := t.backoffLocked()
-	t.hasty = true
+	if t.hasty = true; timedOut(err) { // whoever did not come to it in 5 s has too many: not all again together
+		wait, t.hasty = max(wait, jitter(lateRetry)), false
+	}
 	if se, ok := errors.AsType[*link.SealedError](err); ok && se.Reply.After > 0 {
-		wait += se.Reply.After
+		wait = max(wait, t.failures.last) + se.Reply.After // it lives, and knows why: no hurry helps
 		t.hasty = false
 	}
 	t.retryAt = time.Now().Add(wait)
@@ -72,6 +74,11 @@ func (t *tether) notDialledLocked(job *dialJob, err error) {
 		return
 	}
 	t.log.Debug("no link to the anchor", "anchor", t.anchor, "err", err, "retry", wait)
+}
+
+// timedOut reports whether a handshake was begun and did not come to its end.
+func timedOut(err error) bool {
+	return errors.Is(err, link.ErrSilent) && errors.Is(err, context.DeadlineExceeded)
 }
 
 // orderFailedLocked notes that a move came to nothing this time; at is the edge that it came to nothing at, if one
@@ -110,6 +117,7 @@ func (t *tether) candidatesLocked() ([]candidate, time.Duration) {
 	if t.order != nil {
 		add(t.order.cands...)
 	}
+	stagger := stagger << min(t.failures.failures, maxPatience) // where all are slow, asking more of them makes it worse
 	from, silent := t.lost, t.fresh
 	if d := t.firstLocked(); d != nil {
 		from = &loss{d.cand, silent}
@@ -129,7 +137,7 @@ func (t *tether) candidatesLocked() ([]candidate, time.Duration) {
 	add(from.cand)
 	add(all...)
 	add(t.rescues()...)
-	return out, max(raceReset, 2*t.srtt())
+	return out, max(raceReset, 2*t.srtt()) << min(t.failures.failures, maxPatience)
 }
 
 // race dials the candidates in order, the next one when the last has failed or been silent for a while. The first

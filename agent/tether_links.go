@@ -38,8 +38,9 @@ type dataLink struct {
 	order *order // that it was dialled for
 
 	// guarded by the tether's mu
-	role role
-	turn int // counts the RESUMEs on it, so that a late answer to an earlier one changes nothing
+	role  role
+	taken time.Time // when the anchor took it in
+	turn  int       // counts the RESUMEs on it, so that a late answer to an earlier one changes nothing
 }
 
 // SRTT is the link's own, which includes the anchor, or the kernel's before the first PING.
@@ -131,7 +132,7 @@ func (t *tether) confirmed(d *dataLink, turn int) {
 	if d.role != joining || d.turn != turn {
 		return
 	}
-	d.role = carrying
+	d.role, d.taken = carrying, t.sys.Now()
 	t.currentLocked()
 	t.look()
 	if d.extra {
@@ -153,6 +154,7 @@ func (t *tether) confirmed(d *dataLink, turn int) {
 	}
 	if d.epochs() {
 		t.moves++
+		t.pool.moved(now)
 	}
 	t.waiting, t.stalled, t.retryAt, t.fresh, t.lost, t.why = time.Time{}, time.Time{}, time.Time{}, false, nil, nil
 	t.failures.reset()

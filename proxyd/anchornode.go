@@ -103,7 +103,7 @@ func (n *anchorNode) fill(st *Status) {
 	st.Sessions, st.Streams, st.Via = s.Sessions, s.Streams, n.p.via(n.acceptor)
 	st.Links = len(n.acceptor.Passed())
 	st.Counts = map[string]uint64{
-		"relay_headers": a.Passed, "relay_refused": a.BadRelay, "tls_failed": a.TLSFailed,
+		"relay_headers": a.Passed, "relay_refused": a.BadRelay, "tls_failed": a.TLSFailed, "tls_later": a.NoTurn,
 		"streams_opened": s.Opened, "streams_refused": s.Refused, "streams_timed_out": s.TimedOut, "streams_denied": s.Denied,
 	}
 }

@@ -9,6 +9,8 @@ import (
 const (
 	minRetry = 100 * time.Millisecond
 	maxRetry = 25 * time.Second
+
+	maxOpening = 128 // a second's work of a machine that is ten times slower than it should be
 )
 
 // intake lets new links in at a rate, so that a thousand clients that come at once cost this proxy
@@ -29,8 +31,10 @@ func newIntake(rate, burst float64, now time.Time) *intake {
 	return &intake{rate: rate, burst: burst, tokens: burst, at: now}
 }
 
-// take admits a link now, or says when to come again. jitter draws from the duration that it is given.
-func (a *intake) take(now time.Time, jitter func(time.Duration) time.Duration) (again time.Duration, ok bool) {
+// take admits a link now, or says when to come again. opening is how many were taken in and are not answered yet: what a
+// machine can do in a second nobody knows, so too many of them are too many whatever the rate. jitter draws from the
+// duration that it is given.
+func (a *intake) take(now time.Time, opening int, jitter func(time.Duration) time.Duration) (again time.Duration, ok bool) {
 	if a.rate <= 0 {
 		return 0, true
 	}
@@ -40,7 +44,7 @@ func (a *intake) take(now time.Time, jitter func(time.Duration) time.Duration) (
 	a.at = now
 	a.tokens = min(a.tokens+passed, a.burst)
 	a.backlog = max(a.backlog-passed, 0)
-	if a.tokens >= 1 {
+	if a.tokens >= 1 && opening < maxOpening {
 		a.tokens--
 		return 0, true
 	}

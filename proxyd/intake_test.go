@@ -30,7 +30,7 @@ func herd(a *intake, start time.Time, clients arrivals) (last time.Duration, cam
 	for clients.Len() > 0 {
 		at := heap.Pop(&clients).(time.Duration)
 		came++
-		if again, ok := a.take(start.Add(at), jitter); !ok {
+		if again, ok := a.take(start.Add(at), 0, jitter); !ok {
 			heap.Push(&clients, at+again)
 			continue
 		}
@@ -82,10 +82,22 @@ func TestAdmissionSaysNoMoreThanAReplyCan(t *testing.T) {
 	start := time.Unix(1_800_000_000, 0)
 	a := newIntake(1, 1, start)
 	whole := func(d time.Duration) time.Duration { return d }
-	a.take(start, whole)
+	a.take(start, 0, whole)
 	for range 1000 {
-		if again, ok := a.take(start, whole); ok || again < minRetry || again > maxRetry {
+		if again, ok := a.take(start, 0, whole); ok || again < minRetry || again > maxRetry {
 			t.Fatalf("got %v, %v; want a RETRY between %v and %v", again, ok, minRetry, maxRetry)
 		}
+	}
+}
+
+func TestAdmissionOfASlowMachine(t *testing.T) {
+	start := time.Unix(1_800_000_000, 0)
+	a := newIntake(1000, 1000, start)
+	half := func(d time.Duration) time.Duration { return d / 2 }
+	if again, ok := a.take(start, maxOpening, half); ok || again < minRetry {
+		t.Errorf("%v, %v: %d links are not answered yet, and one more is taken in", again, ok, maxOpening)
+	}
+	if _, ok := a.take(start, maxOpening-1, half); !ok {
+		t.Error("one of them is answered, and nobody is taken in")
 	}
 }

@@ -87,7 +87,7 @@ func (e *edge) allCounts() map[string]uint64 {
 		"userinfo": i.UserInfo, "userinfo_ok": i.UserInfoOK, "migrate": i.Migrate, "migrated": i.MigrateOK,
 		"transfer": i.Transfer, "ratify": i.Ratify, "ratified": i.RatifyOK, "busy": i.Busy,
 		"links": a.Accepted, "links_silenced": a.Short + a.BadMagic + a.BadKey + a.BadTag + a.BadMAC + a.BadKind + a.Replayed,
-		"links_sealed": a.Sealed, "probes": a.Probes, "tls_failed": a.TLSFailed, "enrol": a.Enrol,
+		"links_sealed": a.Sealed, "probes": a.Probes, "tls_failed": a.TLSFailed, "tls_later": a.NoTurn, "enrol": a.Enrol,
 		"links_relayed": a.Relayed, "links_unreached": a.Unreached, "relay_headers": a.Passed, "relay_refused": a.BadRelay,
 		"streams_opened": s.Opened, "streams_refused": s.Refused, "streams_timed_out": s.TimedOut, "streams_denied": s.Denied,
 		"plain_accepted": p.Accepted, "plain_refused": p.Refused, "plain_suspended": p.Suspended,

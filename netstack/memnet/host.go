@@ -334,6 +334,15 @@ func (p *Process) Dial(ctx context.Context, by string, to netip.AddrPort) (netst
 	return p.s.Dial(ctx, netstack.From{NIC: nic}, to)
 }
 
+// DialFrom connects from one of the host's addresses.
+func (p *Process) DialFrom(ctx context.Context, by string, from netip.Addr, to netip.AddrPort) (netstack.Conn, error) {
+	nic, err := p.nic(by)
+	if err != nil {
+		return nil, err
+	}
+	return p.s.Dial(ctx, netstack.From{NIC: nic, Local: netip.AddrPortFrom(from, 0)}, to)
+}
+
 // ListenPacket opens a UDP socket, by one interface if it is named.
 func (p *Process) ListenPacket(by string, at netip.AddrPort) (net.PacketConn, error) {
 	nic, err := p.nic(by)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
@@ -66,6 +67,8 @@ type Acceptor struct {
 	relayed *pending            // from other edges, whose header is not verified yet
 	scarce  func(net.Conn) bool // whether descriptors are; tests set it
 	live    live
+	turns   *turns
+	opening opening
 }
 
 func (a *Acceptor) init() {
@@ -88,6 +91,7 @@ func (a *Acceptor) init() {
 		if a.scarce == nil {
 			a.scarce = scarce
 		}
+		a.turns = newTurns()
 		a.pending = newPending(a.MaxPending, perSource)
 		a.relayed = newPending(a.MaxPending, a.MaxPending) // few sources, each with all of its agents
 	})
@@ -193,7 +197,11 @@ func (a *Acceptor) serve(ctx context.Context, c net.Conn) {
 		a.relay(ctx, c, v, from)
 	default:
 		a.pending.remove(p)
-		a.establish(ctx, &Link{Kind: v.Kind, raw: c}, v.Verified)
+		if err := a.establish(ctx, &Link{Kind: v.Kind, raw: c}, v.Verified); errors.Is(err, errNoTurn) {
+			v.drained = true
+			a.stats.sealed.Add(1)
+			sealed(c, v, proto.Reply{Kind: proto.ReplyRetry, After: retryLeast + rand.N(retrySpread)}, from)
+		}
 	}
 }
 
@@ -276,18 +284,33 @@ func mute(c net.Conn) {
 	_, _ = io.CopyN(io.Discard, c, muteBytes) // its end, its deadline or the bound: all the same
 }
 
-// establish does TLS on a connection that began well and hands the link to its owner.
-func (a *Acceptor) establish(ctx context.Context, l *Link, v proto.Verified) {
+// handshake does TLS on a connection that began well. After errNoTurn nothing was said on it.
+func (a *Acceptor) handshake(ctx context.Context, l *Link, v proto.Verified) error {
 	l.raw.SetDeadline(time.Time{})
-	l.Anchor = a.Node
-	l.Conn = tls.Server(l.raw, a.Creds.server(v, a.Clock(), &l.Peer))
-	hctx, done := context.WithTimeout(ctx, stepTimeout)
-	err := l.HandshakeContext(hctx)
-	done()
-	if err != nil {
+	ctx, done := context.WithTimeout(ctx, stepTimeout)
+	defer done()
+	c := &inTurn{Conn: l.raw, turns: a.turns, ctx: ctx, answered: a.opening.begin(v.Agent)}
+	defer c.end()
+	l.Conn = tls.Server(c, a.Creds.server(v, a.Clock(), &l.Peer))
+	err := l.HandshakeContext(ctx)
+	switch {
+	case errors.Is(err, errNoTurn) && !c.begun:
+		a.stats.noTurn.Add(1)
+	case err != nil:
 		a.stats.tlsFailed.Add(1)
-		a.Log.Debug("link refused", "agent", v.Agent, "from", l.Remote(), "kind", v.Kind, "err", err)
-		return
+		err = fmt.Errorf("handshake: %v", err) // another errNoTurn is one that came in the middle
+	default:
+		return nil
+	}
+	a.Log.Debug("link refused", "agent", v.Agent, "from", l.Remote(), "kind", v.Kind, "err", err)
+	return err
+}
+
+// establish does the handshake and hands the link to its owner. An error is the handshake's.
+func (a *Acceptor) establish(ctx context.Context, l *Link, v proto.Verified) error {
+	l.Anchor = a.Node
+	if err := a.handshake(ctx, l, v); err != nil {
+		return err
 	}
 	tune(l.raw, v.Kind)
 	l.Since = a.Clock()
@@ -311,4 +334,5 @@ func (a *Acceptor) establish(ctx context.Context, l *Link, v proto.Verified) {
 		a.Enrol(lctx, l, v)
 	}
 	l.Close()
+	return nil
 }

@@ -165,13 +165,16 @@ func (d *Dialer) dialTold(ctx context.Context, t proto.Target, e errand) (*Link,
 		last := n == toldDials-1
 		a.wait = d.timeout()
 		if !last {
-			a.wait = min(a.wait, d.redial())
+			a.wait = min(a.wait, d.redial()<<n)
 		}
 		began := time.Now()
 		l, err := d.dial(ctx, a)
 		var se *SealedError
 		if err == nil || errors.As(err, &se) || ctx.Err() != nil {
 			return l, err
+		}
+		if errors.Is(err, ErrSilent) && errors.Is(err, context.DeadlineExceeded) {
+			return nil, err // the door was open: who is late has too much to do, and another dial is more of it
 		}
 		if !slices.ContainsFunc(errs, func(e error) bool { return e.Error() == err.Error() }) {
 			errs = append(errs, err)

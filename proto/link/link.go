@@ -41,6 +41,9 @@ func (l *Link) Remote() netip.AddrPort {
 	return addrPort(l.raw.RemoteAddr())
 }
 
+// Unread reports whether bytes have come that nobody has read yet, where the kernel can be asked.
+func (l *Link) Unread() bool { return unread(l.raw) }
+
 // Abort ends the link at once with a reset. Close says goodbye and may wait for the network to take it.
 func (l *Link) Abort() {
 	abort(l.raw)

@@ -141,6 +141,7 @@ type Stats struct {
 	Full         uint64 // answered BUSY: too many links
 	Sealed       uint64 // sealed replies of every kind
 	TLSFailed    uint64
+	NoTurn       uint64 // handshakes that were not begun: too many before them
 	Control      uint64 // links that came up
 	Data         uint64
 	Enrol        uint64
@@ -154,7 +155,7 @@ type Stats struct {
 
 type counters struct {
 	accepted, short, badMagic, badKey, badTag, badMAC, badKind, clock, version, revoked, replayed,
-	evicted, perSource, full, sealed, tlsFailed, control, data, enrol, probes, relayed, unreached,
+	evicted, perSource, full, sealed, tlsFailed, noTurn, control, data, enrol, probes, relayed, unreached,
 	passed, badRelay, acceptErrors atomic.Uint64
 }
 
@@ -178,7 +179,7 @@ func (a *Acceptor) Stats() Stats {
 		Accepted: c.accepted.Load(), Short: c.short.Load(), BadMagic: c.badMagic.Load(), BadKey: c.badKey.Load(),
 		BadTag: c.badTag.Load(), BadMAC: c.badMAC.Load(), BadKind: c.badKind.Load(), Clock: c.clock.Load(),
 		Version: c.version.Load(), Revoked: c.revoked.Load(), Replayed: c.replayed.Load(), Evicted: c.evicted.Load(),
-		PerSource: c.perSource.Load(), Full: c.full.Load(), Sealed: c.sealed.Load(), TLSFailed: c.tlsFailed.Load(),
+		PerSource: c.perSource.Load(), Full: c.full.Load(), Sealed: c.sealed.Load(), TLSFailed: c.tlsFailed.Load(), NoTurn: c.noTurn.Load(),
 		Control: c.control.Load(), Data: c.data.Load(), Enrol: c.enrol.Load(), Probes: c.probes.Load(),
 		Relayed: c.relayed.Load(), Unreached: c.unreached.Load(), Passed: c.passed.Load(), BadRelay: c.badRelay.Load(),
 		AcceptErrors: c.acceptErrors.Load(),

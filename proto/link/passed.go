@@ -46,7 +46,7 @@ func (a *Acceptor) servePassed(ctx context.Context, c net.Conn, verify func([]by
 	}
 	a.stats.passed.Add(1)
 	tuneRelay(c)
-	a.establish(ctx, &Link{Kind: proto.KindData, Via: h.Edge, raw: c, remote: h.Addr}, proto.Verified{
+	_ = a.establish(ctx, &Link{Kind: proto.KindData, Via: h.Edge, raw: c, remote: h.Addr}, proto.Verified{
 		Preamble: proto.Preamble{Kind: proto.KindData, Target: a.Node, Time: h.Time, Nonce: h.Nonce}, Agent: h.Agent,
-	})
+	}) // it is counted; whose turn did not come is closed unanswered, and the edge answers RETRY
 }

@@ -20,6 +20,7 @@ const (
 	stuckEvery   = 250 * time.Millisecond  // how often a blocked write is looked at
 	silentAfter  = 750 * time.Millisecond  // or 3 SRTT: then a link is asked
 	deadAfter    = 1500 * time.Millisecond // or 4 SRTT: then it is dead
+	lateAfter    = 250 * time.Millisecond  // who looks later than that stood still himself: that is no silence
 )
 
 // Pump carries a session's frames over one of its links until the link or the session ends or ctx is done.
@@ -27,6 +28,9 @@ const (
 // links, or waits for one.
 func Pump(ctx context.Context, l net.Conn, s *session.Link) error {
 	p := &pump{l: l, s: s, kick: make(chan struct{}, 1), stop: make(chan struct{})}
+	if u, ok := l.(interface{ Unread() bool }); ok {
+		s.Unread(u.Unread)
+	}
 	unwatch := context.AfterFunc(ctx, func() { p.end(context.Cause(ctx)) })
 	defer unwatch()
 	var wg sync.WaitGroup
@@ -142,21 +146,34 @@ func (p *pump) tick(now time.Time) {
 func (p *pump) watch() error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	at := time.Now()
 	for {
 		select {
-		case now := <-timer.C:
+		case <-timer.C:
+			now := time.Now()
+			p.late(now.Sub(at))
 			p.tick(now)
 			if p.stuck(now) {
 				return fmt.Errorf("write to link: %w", session.ErrSilent)
 			}
-			timer.Reset(time.Until(p.next(false)))
+			at = p.next(false)
 		case <-p.kick:
-			timer.Reset(time.Until(p.next(true)))
+			at = p.next(true)
 		case <-p.s.Done():
 			return p.s.Err()
 		case <-p.stop:
 			return net.ErrClosed
 		}
+		timer.Reset(time.Until(at))
+	}
+}
+
+// late does not count the time for which a blocked write could not be looked at.
+func (p *pump) late(by time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if by > lateAfter && !p.writing.IsZero() {
+		p.writing = p.writing.Add(by)
 	}
 }
 

@@ -29,6 +29,8 @@ var errNoAnswer = errors.New("the anchor does not answer")
 // relay passes a data link on to its anchor. Until the anchor's first byte has come a sealed reply is possible: then
 // an anchor that is away, or stopped, or refuses the header costs the agent a RETRY and no timeout.
 func (a *Acceptor) relay(ctx context.Context, c net.Conn, g greeting, from netip.AddrPort) {
+	answered := a.opening.begin(g.Agent)
+	defer answered()
 	c.SetDeadline(time.Time{})
 	rctx, done := context.WithTimeout(ctx, reachTimeout)
 	far, err := a.Relay(rctx, g.Verified, from)
@@ -54,6 +56,7 @@ func (a *Acceptor) relay(ctx context.Context, c net.Conn, g greeting, from netip
 		a.unreached(c, g, from, err)
 		return
 	}
+	answered()
 	a.stats.relayed.Add(1)
 	p.run()
 }

@@ -109,3 +109,10 @@ func deferring(l net.Listener) {
 		})
 	}
 }
+
+// unread asks how many bytes lie in the socket.
+func unread(c net.Conn) bool {
+	n := 0
+	option(c, func(fd int) { n, _ = unix.IoctlGetInt(fd, unix.TIOCINQ) }) // 0 where it fails
+	return n > 0
+}

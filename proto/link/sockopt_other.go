@@ -27,3 +27,5 @@ func kernelRTT(net.Conn) (time.Duration, bool) { return 0, false }
 func WasReset(net.Conn) bool { return false }
 
 func deferring(net.Listener) {}
+
+func unread(net.Conn) bool { return false }

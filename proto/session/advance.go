@@ -26,8 +26,10 @@ func (l *Link) Advance(now time.Time) (next time.Time) {
 	defer s.mu.Unlock()
 	s.now = now
 	if l.heard.IsZero() {
-		l.heard = now
+		l.heard, l.quiet = now, now
 	}
+	l.lateLocked(now)
+	defer func() { l.due = next }()
 	switch {
 	case l.err != nil:
 		return now.Add(idlePing)
@@ -54,6 +56,21 @@ func (l *Link) Advance(now time.Time) (next time.Time) {
 		next = at
 	}
 	return next
+}
+
+// lateLocked does not take our own starvation for the peer's silence: who is called much later than he asked for had no
+// time to read either.
+func (l *Link) lateLocked(now time.Time) {
+	lost := now.Sub(l.due)
+	if l.due.IsZero() || lost <= maxLate {
+		return
+	}
+	for _, t := range []*time.Time{&l.quiet, &l.active, &l.pinged} {
+		if !t.IsZero() && !t.After(l.due) {
+			*t = t.Add(lost)
+		}
+	}
+	l.reprieve = now.Add(maxLate)
 }
 
 // resetsLocked lets go of the bytes before resets that have waited long enough; it returns when the next one has, zero:
@@ -86,19 +103,20 @@ func (s *Session) resetsLocked() (next time.Time) {
 func (l *Link) livenessLocked() (next time.Time) {
 	now := l.s.now
 	silent, dead := idlePing, idleDead
-	if l.pinged.IsZero() && now.Sub(l.heard) < minSilent {
-		return l.heard.Add(minSilent) // too early to matter: spare the look at every stream
+	if l.pinged.IsZero() && now.Sub(l.quiet) < minSilent {
+		return l.quiet.Add(minSilent) // too early to matter: spare the look at every stream
 	}
 	if l.outstandingLocked() {
 		silent, dead = max(3*l.srtt, minSilent), max(4*l.srtt, minDead)
 	} else {
 		l.active = time.Time{}
 	}
-	last := l.heard
+	dead *= time.Duration(l.s.patience())
+	last := l.quiet
 	if l.active.After(last) {
 		last = l.active // silence counts from when there was something to answer
 	}
-	if l.pinged.IsZero() || l.heard.After(l.pinged) {
+	if l.pinged.IsZero() || l.quiet.After(l.pinged) {
 		if now.Sub(last) < silent {
 			return last.Add(silent)
 		}
@@ -107,9 +125,42 @@ func (l *Link) livenessLocked() (next time.Time) {
 		l.signal()
 		return now.Add(dead)
 	}
-	if end := l.pinged.Add(dead); now.Before(end) {
+	end := l.pinged.Add(dead)
+	if end.Before(l.reprieve) {
+		end = l.reprieve
+	}
+	if now.Before(end) {
 		return end
 	}
+	if l.unread != nil && l.unread() { // it has spoken, and we had no time to listen
+		l.quiet, l.pinged = now, time.Time{}
+		return now.Add(silent)
+	}
+	l.s.silentLocked()
 	l.endLocked(ErrSilent)
 	return now.Add(idlePing)
+}
+
+// patience is by how much longer than usual a silent link is waited for: where one link after another is silent it is
+// the load of a machine rather than a dead path, and each new link adds to that.
+func (s *Session) patience() int { return 1 << s.silences }
+
+func (s *Session) silentLocked() {
+	s.silences = min(s.silences+1, maxSilences)
+	s.silentAt = s.now
+}
+
+// calmLocked is called with each frame: a link that works long after the last silence has proved its path.
+func (s *Session) calmLocked() {
+	if s.silences > 0 && s.now.Sub(s.silentAt) >= calmAfter {
+		s.silences = 0
+	}
+}
+
+// Unread has f asked before the link is given up for silence: whether bytes of the peer lie unread in the socket. It is
+// called before the link is pumped; f must not wait, nor call the session.
+func (l *Link) Unread(f func() bool) {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	l.unread = f
 }

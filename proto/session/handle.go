@@ -38,7 +38,8 @@ func (l *Link) handle(h proto.Header, payload []byte, now time.Time) (accept *St
 	if l.err != nil {
 		return nil, l.err
 	}
-	s.now, l.heard = now, now
+	s.now, l.heard, l.quiet = now, now, now
+	s.calmLocked()
 	if l.state == old && s.cfg.Server && h.Type != proto.TypeResume {
 		return nil, nil // parked: what it carries comes again on a newer one
 	}

@@ -60,6 +60,10 @@ type Link struct {
 	table   []byte    // of a RESUME or RESUME_OK that has not come whole
 
 	heard     time.Time // last frame from the peer
+	quiet     time.Time // the same, but that time in which we stood still does not count
+	due       time.Time // when Advance asked to be called
+	reprieve  time.Time // not given up before: time to read after we stood still
+	unread    func() bool
 	active    time.Time // since when something is outstanding
 	pinged    time.Time // PING under way since; zero: none
 	pingToken uint64

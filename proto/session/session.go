@@ -37,6 +37,10 @@ const (
 	minSilent = 750 * time.Millisecond // outstanding data and silence: PING
 	minDead   = 1500 * time.Millisecond
 	idleDead  = 5 * time.Second // an idle link's PING is not urgent
+
+	maxLate     = 250 * time.Millisecond // ours, as the others: called later than that, it was this machine that stood still
+	maxSilences = 3                      // each doubles the time after which the next link is dead
+	calmAfter   = 15 * time.Second       // after a silence: a frame then, and links are given up as early as at first
 )
 
 // Errors of a session.
@@ -123,6 +127,8 @@ type Session struct {
 	tokens   float64   // OPENs the peer may send now
 	tokensAt time.Time
 	resets   []*Stream // resets that wait for the bytes before them
+	silences int       // links that ended for silence, one after the other
+	silentAt time.Time // when the last did
 }
 
 // New returns a live session.

@@ -34,6 +34,7 @@ type CrowdConfig struct {
 // Crowd is many agents in one process, without a TUN, each with one connection to an echo. Its methods are called from another
 // process (net/rpc). Its agents send no keyed SYN, as those of most systems.
 type Crowd struct {
+	net    Net
 	ctx    context.Context // of the agents
 	cancel context.CancelFunc
 	rhythm context.Context // of the connections, which end before
@@ -45,6 +46,17 @@ type Crowd struct {
 	idle    []net.Conn
 }
 
+// endLimit is how long a connection may take to end: what an agent may need to come back, and a little more. What is not
+// back by then is lost.
+const endLimit = 100 * time.Second
+
+// The signing node enrols 100 a second and 8 at once; a session's beginning is more work than that.
+const (
+	joinEvery  = 11 * time.Millisecond
+	joinBurst  = 100
+	joinAtOnce = 8
+)
+
 type member struct {
 	agent *agent.Agent
 	paced *Paced
@@ -52,9 +64,18 @@ type member struct {
 	echo  chan error // the connection's
 }
 
-// NewCrowd returns one that nobody has joined.
-func NewCrowd(ctx context.Context) *Crowd {
-	c := &Crowd{}
+// Net makes the sockets of a crowd's agents, each from the agent's own address.
+type Net interface {
+	Dial(ctx context.Context, source netip.Addr, to netip.AddrPort) (net.Conn, error)
+	Knock(ctx context.Context, source netip.Addr, to netip.AddrPort, b []byte) error
+}
+
+// NewCrowd returns one on the kernel's network that nobody has joined.
+func NewCrowd(ctx context.Context) *Crowd { return NewCrowdOn(ctx, system{}) }
+
+// NewCrowdOn returns one on another network.
+func NewCrowdOn(ctx context.Context, n Net) *Crowd {
+	c := &Crowd{net: n}
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	c.rhythm, c.still = context.WithCancel(c.ctx)
 	return c
@@ -71,8 +92,13 @@ func (c *Crowd) Join(cfg CrowdConfig, joined *int) error {
 	members := make([]*member, cfg.Agents)
 	errs := make([]error, cfg.Agents)
 	var all sync.WaitGroup
-	few := make(chan struct{}, 32) // at once: joining is work
+	few := make(chan struct{}, joinAtOnce)
+	next := time.NewTicker(joinEvery)
+	defer next.Stop()
 	for i := range members {
+		if i >= joinBurst && ctx.Err() == nil {
+			<-next.C
+		}
 		all.Go(func() {
 			few <- struct{}{}
 			defer func() { <-few }()
@@ -108,7 +134,7 @@ func (c *Crowd) begin(cfg CrowdConfig, members []*member) {
 	c.cfg, c.members = cfg, members
 	for i, m := range members {
 		m.echo = make(chan error, 1)
-		go func() { m.echo <- m.paced.Run(context.Background(), ticks[i], 30*time.Second) }()
+		go func() { m.echo <- m.paced.Run(context.Background(), ticks[i], endLimit) }()
 	}
 }
 
@@ -119,18 +145,14 @@ func (c *Crowd) member(ctx context.Context, cfg CrowdConfig, i int, token string
 	a.Dwell, a.MaxMoves = 0, 0
 	made, err := agent.New(a, agent.System{
 		Own: func() []netip.Addr { return nil },
-		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return dialFrom(ctx, source, network, addr)
-		},
-		Knock: func(ctx context.Context, to netip.AddrPort, b []byte) error {
-			u, err := dialFrom(ctx, source, "udp", to.String())
+		Dial: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			to, err := netip.ParseAddrPort(addr)
 			if err != nil {
-				return err
+				return nil, err
 			}
-			defer u.Close()
-			_, err = u.Write(b)
-			return err
+			return c.net.Dial(ctx, source, to)
 		},
+		Knock: func(ctx context.Context, to netip.AddrPort, b []byte) error { return c.net.Knock(ctx, source, to, b) },
 	})
 	if err != nil {
 		return nil, err
@@ -178,7 +200,25 @@ func nth(p netip.Prefix, n int) netip.Addr {
 	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
 }
 
-// dialFrom dials IPv4 from an address.
+// system is the kernel's network.
+type system struct{}
+
+// Dial dials IPv4 from an address.
+func (system) Dial(ctx context.Context, source netip.Addr, to netip.AddrPort) (net.Conn, error) {
+	return dialFrom(ctx, source, "tcp", to.String())
+}
+
+// Knock sends a datagram.
+func (system) Knock(ctx context.Context, source netip.Addr, to netip.AddrPort, b []byte) error {
+	u, err := dialFrom(ctx, source, "udp", to.String())
+	if err != nil {
+		return err
+	}
+	defer u.Close()
+	_, err = u.Write(b)
+	return err
+}
+
 func dialFrom(ctx context.Context, source netip.Addr, network, addr string) (net.Conn, error) {
 	d := net.Dialer{Control: firstFlight}
 	d.SetMultipathTCP(false)
@@ -214,7 +254,8 @@ func (c *Crowd) Stalls(w Window, s *Stalls) error {
 // Place is where an agent is: the address that its control link leads to, and that of the data link for new streams.
 type Place struct {
 	Control, Data string
-	Since         time.Time // of the data link
+	Since         time.Time // when the anchor took the data link in
+	ControlSince  time.Time
 	Moves         uint64
 }
 
@@ -226,11 +267,11 @@ func (c *Crowd) Places(_ struct{}, all *[]Place) error {
 		st := m.agent.Status()
 		p := Place{Moves: st.Counts.Moves}
 		if st.Edge != nil {
-			p.Control = st.Edge.Addr
+			p.Control, p.ControlSince = st.Edge.Addr, st.Edge.Since
 		}
 		for _, l := range st.Links {
-			if l.Kind == "data" && l.Since.After(p.Since) {
-				p.Data, p.Since = l.Addr, l.Since
+			if l.Kind == "data" && l.Confirmed.After(p.Since) {
+				p.Data, p.Since = l.Addr, l.Confirmed
 			}
 		}
 		*all = append(*all, p)

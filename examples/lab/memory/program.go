@@ -20,7 +20,8 @@ type program struct {
 	proc   *memnet.Process
 	kill   func() // what the process had of its machine is gone
 	status func(ctx context.Context, into any) error
-	forget func(context.Context) error // agents
+	forget func(context.Context) error                                                // agents
+	move   func(context.Context, proxyd.MoveRequest, func(proxyd.MoveProgress)) error // proxies
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -78,7 +79,7 @@ func (w *World) proxy(name, config string) (*program, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &program{name: name, proc: m.proc, kill: m.kill, status: func(ctx context.Context, into any) error {
+	p := &program{name: name, proc: m.proc, kill: m.kill, move: node.Move, status: func(ctx context.Context, into any) error {
 		return fleet.Control(ctx, paths.Socket, "GET", "/status", into)
 	}}
 	p.start(node.Run)

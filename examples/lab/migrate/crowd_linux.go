@@ -18,9 +18,24 @@ import (
 	"migrationsensor/examples/lab/kernel"
 )
 
+// site is where a crowd moves about: the fleet on the real kernel, or the world in memory.
+type site interface {
+	Nodes() []fleet.Node
+	Migrate(ctx context.Context, from, to string) error
+	Wait(ctx context.Context, limit time.Duration, what string, ok func() (bool, error)) error
+}
+
+// onKernel is a fleet as a site.
+type onKernel struct{ *fleet.Fleet }
+
+func (f onKernel) Wait(ctx context.Context, limit time.Duration, what string, ok func() (bool, error)) error {
+	return fleet.Wait(ctx, limit, what, f.Children(), ok)
+}
+
 // crowd is a process of many agents and how to ask it.
 type crowd struct {
-	cmd    *exec.Cmd
+	site   site
+	cmd    *exec.Cmd // nil: it is in this process
 	client *rpc.Client
 	agents int
 }
@@ -36,7 +51,7 @@ func (p pipes) Close() error                { return errors.Join(p.in.Close(), p
 
 // newCrowd starts agents in the crowd's namespace and connects each to the echo. first numbers them, so that a later crowd has
 // other addresses and keys.
-func newCrowd(ctx context.Context, f *fleet.Fleet, ns *kernel.Namespace, agents, watched, first int, limit time.Duration) (*crowd, error) {
+func newCrowd(ctx context.Context, f *fleet.Fleet, ns *kernel.Namespace, agents, watched, first int, rhythm, limit time.Duration) (*crowd, error) {
 	token, err := f.CrowdToken(ctx)
 	if err != nil {
 		return nil, err
@@ -46,7 +61,7 @@ func newCrowd(ctx context.Context, f *fleet.Fleet, ns *kernel.Namespace, agents,
 		return nil, err
 	}
 	defer log.Close()
-	c := &crowd{cmd: exec.Command(f.Lab(), "crowd"), agents: agents}
+	c := &crowd{site: onKernel{f}, cmd: exec.Command(f.Lab(), "crowd"), agents: agents}
 	c.cmd.Stderr = log
 	in, err := c.cmd.StdinPipe()
 	if err != nil {
@@ -60,16 +75,20 @@ func newCrowd(ctx context.Context, f *fleet.Fleet, ns *kernel.Namespace, agents,
 		return nil, fmt.Errorf("start the crowd: %w", err)
 	}
 	c.client = rpc.NewClient(pipes{out, in})
-	to, _ := lab.P1.Port(lab.EchoPort)
+	return c, c.join(ctx, app.CrowdConfig{
+		Watched: watched, Every: rhythm, Token: token, State: filepath.Join(f.Work(), "crowd"), Source: lab.Crowd4, First: first, Limit: limit,
+	})
+}
+
+// join starts the agents, each with a connection to the echo. Those that nobody watches write less often the more there are.
+func (c *crowd) join(ctx context.Context, cfg app.CrowdConfig) error {
+	cfg.Agents, cfg.Rarely = c.agents, max(rarely, time.Duration(c.agents)*5*time.Millisecond)
+	cfg.To, _ = lab.P1.Port(lab.EchoPort)
 	n := 0
-	err = c.call(ctx, "Join", app.CrowdConfig{
-		Agents: agents, Watched: watched, Every: every, Rarely: rarely, Token: token, State: filepath.Join(f.Work(), "crowd"),
-		Source: lab.Crowd4, First: first, To: to, Limit: limit,
-	}, &n)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%d agents join: %w", agents, err), c.close())
+	if err := c.call(ctx, "Join", cfg, &n); err != nil {
+		return errors.Join(fmt.Errorf("%d agents join: %w", c.agents, err), c.close())
 	}
-	return c, nil
+	return nil
 }
 
 // call asks the process and waits, ctx at most.
@@ -97,6 +116,9 @@ func (c *crowd) end(ctx context.Context) (e app.Ended, err error) {
 // close ends the process.
 func (c *crowd) close() error {
 	err := c.client.Close()
+	if c.cmd == nil {
+		return err
+	}
 	_ = c.cmd.Process.Kill() // mostly it has seen the end of its input
 	_ = c.cmd.Wait()         // and was killed or not: all the same
 	if errors.Is(err, rpc.ErrShutdown) {
@@ -118,20 +140,36 @@ func control(p app.Place) string { return p.Control }
 func data(p app.Place) string    { return p.Data }
 
 // waitAt waits until all agents have both links at a proxy.
-func (c *crowd) waitAt(ctx context.Context, f *fleet.Fleet, proxy string, limit time.Duration) error {
-	return fleet.Wait(ctx, limit, fmt.Sprintf("%d agents are at %s", c.agents, proxy), f.Children(), func() (bool, error) {
+func (c *crowd) waitAt(ctx context.Context, proxy string, limit time.Duration) error {
+	return c.site.Wait(ctx, limit, fmt.Sprintf("%d agents are at %s", c.agents, proxy), seldom(func() (bool, error) {
 		all, err := c.places(ctx)
 		if err != nil {
 			return false, err
 		}
 		controls, datas := at(all, control), at(all, data)
 		return controls[proxy] == c.agents && datas[proxy] == c.agents, fmt.Errorf("control links at %v, data links at %v", controls, datas)
-	})
+	}))
+}
+
+// seldom asks so seldom that asking takes no twentieth of the time: it would be what is measured.
+func seldom(ask func() (bool, error)) func() (bool, error) {
+	var next time.Time
+	var last error
+	return func() (ok bool, _ error) {
+		began := time.Now()
+		if began.Before(next) {
+			return false, last
+		}
+		ok, last = ask()
+		next = time.Now().Add(20 * time.Since(began))
+		return ok, last
+	}
 }
 
 // gather brings all agents to a proxy, from wherever they are.
-func (c *crowd) gather(ctx context.Context, f *fleet.Fleet, proxy string) error {
-	return fleet.Wait(ctx, 40*time.Second, fmt.Sprintf("%d agents gather at %s", c.agents, proxy), f.Children(), func() (bool, error) {
+func (c *crowd) gather(ctx context.Context, proxy string) error {
+	limit := 40*time.Second + time.Duration(c.agents)*10*time.Millisecond
+	return c.site.Wait(ctx, limit, fmt.Sprintf("%d agents gather at %s", c.agents, proxy), func() (bool, error) {
 		all, err := c.places(ctx)
 		if err != nil {
 			return false, err
@@ -139,20 +177,20 @@ func (c *crowd) gather(ctx context.Context, f *fleet.Fleet, proxy string) error 
 		where := at(all, control)
 		var errs []error
 		for from := range where {
-			if from == proxy || !known(f, from) {
+			if from == proxy || !known(c.site, from) {
 				continue
 			}
-			if err := f.Migrate(ctx, from, proxy); err != nil {
+			if err := c.site.Migrate(ctx, from, proxy); err != nil {
 				errs = append(errs, err)
 			}
 		}
-		if err := c.waitAt(ctx, f, proxy, 4*time.Second); err != nil {
+		if err := c.waitAt(ctx, proxy, 4*time.Second+time.Duration(c.agents)*5*time.Millisecond); err != nil {
 			return false, errors.Join(append(errs, err)...)
 		}
 		return true, nil
 	})
 }
 
-func known(f *fleet.Fleet, name string) bool {
+func known(f site, name string) bool {
 	return slices.ContainsFunc(f.Nodes(), func(n fleet.Node) bool { return n.Name == name })
 }

@@ -15,7 +15,7 @@ type Options struct {
 	Quick   bool
 	Command string // how it was started, for the figures
 
-	// Memory moves so many sessions at once in the lab in memory; nil: there is no such lab here.
+	// Memory moves so many sessions at once in the lab in memory; nil: InMemory.
 	Memory func(ctx context.Context, sessions int, say func(string, ...any)) (Many, error)
 }
 
@@ -27,9 +27,12 @@ type Many struct {
 	Last     time.Duration // until the last of them
 	Control  time.Duration // until the last control link
 	Stalls   []time.Duration
-	Lost     int64 // bytes
+	Echoed   int64 // bytes
+	Lost     int64 // of them; 0 and 0 where the run counts
 	Broken   int   // connections
 	Used     map[string]Used
+
+	controls int // whose control link has moved
 }
 
 // Used is what a node used meanwhile.

@@ -124,7 +124,9 @@ func (r *found) lossFigures() (fs []figures.Figure, complete bool) {
 		broken++
 	}
 	for _, m := range r.many {
-		lost, broken, n = lost+m.Lost, broken+m.Broken, n+m.Sessions
+		if m.World == "memory" { // the others are in r already
+			sent, lost, broken, n = sent+m.Echoed, lost+m.Lost, broken+m.Broken, n+m.Sessions
+		}
 	}
 	return []figures.Figure{
 		figures.Count("bytes.lost", "ms", "", int(lost), int(sent)).AtMost(0),
@@ -171,6 +173,9 @@ func (r *found) manyFigures(s sizes) (fs []figures.Figure, complete bool) {
 	for _, want := range s.many {
 		complete = complete && slices.ContainsFunc(r.many, func(m Many) bool { return m.World == "kernel" && m.Sessions == want })
 	}
+	for _, want := range s.memory {
+		complete = complete && slices.ContainsFunc(r.many, func(m Many) bool { return m.World == "memory" && m.Sessions == want })
+	}
 	for _, m := range r.many {
 		fs = append(fs, m.figures()...)
 		complete = complete && m.Moved == m.Sessions
@@ -181,13 +186,16 @@ func (r *found) manyFigures(s sizes) (fs []figures.Figure, complete bool) {
 		}
 		why := "a quick run leaves it out"
 		switch {
-		case x.world == "memory" && len(s.memory) > 0:
-			why = "the lab in memory is not part of this program"
-		case slices.Contains(s.many, x.sessions):
+		case slices.Contains(s.memory, x.sessions), slices.Contains(s.many, x.sessions):
 			why = incomplete
 		}
 		for _, id := range []string{"many.last", "many.stall"} {
 			fs = append(fs, figures.Skip(id, "ms", "", why).Label("sessions", strconv.Itoa(x.sessions)).Label("world", x.world))
+		}
+		if x.world == "memory" { // one process: nobody's share can be told
+			for _, id := range []string{"many.cpu", "many.memory"} {
+				fs = append(fs, figures.Skip(id, "ms", "", why).Label("at", "all").Label("sessions", strconv.Itoa(x.sessions)).Label("world", x.world))
+			}
 		}
 	}
 	return fs, complete
@@ -207,7 +215,7 @@ func (m Many) figures() (fs []figures.Figure) {
 		figures.Times("many.stall", "ms", "", m.Stalls),
 		figures.Count("many.left", "ms", "", missing, m.Sessions).AtMost(0),
 	}
-	for _, at := range []string{"p2", "anchor"} {
+	for _, at := range []string{"p2", "anchor", "all"} {
 		u, ok := m.Used[at]
 		if !ok {
 			continue

@@ -27,6 +27,10 @@ func whole(s sizes) *found {
 		r.many = append(r.many, Many{World: "kernel", Sessions: n, Moved: n, Last: 5 * time.Second, Control: 6 * time.Second,
 			Used: map[string]Used{"p2": {time.Second, 5 * time.Second, 1 << 20}, "anchor": {time.Second, 5 * time.Second, 1 << 20}}})
 	}
+	for _, n := range s.memory {
+		r.many = append(r.many, Many{World: "memory", Sessions: n, Moved: n, Last: 5 * time.Second, Control: 6 * time.Second,
+			Used: map[string]Used{"all": {time.Second, 5 * time.Second, 1 << 20}}})
+	}
 	for what, n := range map[string]int{"session": 400, "stream": 8000} {
 		r.weight[what], r.weighs[what] = map[string]float64{"agent": 5000, "edge": 0, "anchor": 5000}, n
 	}

@@ -23,6 +23,9 @@ func Run(ctx context.Context, o Options, out *os.File) error {
 	if err := o.Check(); err != nil {
 		return err
 	}
+	if o.Memory == nil {
+		o.Memory = InMemory
+	}
 	r := newRun(o)
 	played := r.progress.Play(ctx, out, r.play)
 	if ctx.Err() != nil { // whatever else went wrong followed from that
@@ -115,13 +118,13 @@ func world(ctx context.Context, o Options, rtt time.Duration, logs string, say f
 func (r *run) logs() string { return filepath.Join(r.opts.Out, "migrate-logs") }
 
 // join makes a crowd whose agents are all at P1.
-func (r *run) join(ctx context.Context, agents, watched int) (*crowd, error) {
-	c, err := newCrowd(ctx, r.fleet, r.crowdNS, agents, watched, r.joined, time.Minute+time.Duration(agents)*30*time.Millisecond)
+func (r *run) join(ctx context.Context, agents, watched int, rhythm time.Duration) (*crowd, error) {
+	c, err := newCrowd(ctx, r.fleet, r.crowdNS, agents, watched, r.joined, rhythm, time.Minute+time.Duration(agents)*30*time.Millisecond)
 	r.joined += agents
 	if err != nil {
 		return nil, err
 	}
-	if err := c.gather(ctx, r.fleet, "p1"); err != nil { // on a busy machine some have come in by the other entry
+	if err := c.gather(ctx, "p1"); err != nil { // on a busy machine some have come in by the other entry
 		return nil, errors.Join(err, c.close())
 	}
 	return c, nil

@@ -8,13 +8,12 @@ import (
 
 	"migrationsensor/examples/lab"
 	"migrationsensor/examples/lab/app"
-	"migrationsensor/examples/lab/fleet"
 	"migrationsensor/examples/lab/kernel"
 )
 
 // stall measures what each kind of event does to many agents at once, at each round trip.
 func (r *run) stall(ctx context.Context) (err error) {
-	c, err := r.join(ctx, r.sizes.agents, r.sizes.agents)
+	c, err := r.join(ctx, r.sizes.agents, r.sizes.agents, every)
 	if err != nil {
 		return err
 	}
@@ -46,12 +45,12 @@ func (r *run) oneStall(ctx context.Context, c *crowd, e event) error {
 	if err != nil {
 		return err
 	}
-	felt, err := felt(ctx, r.fleet, c, from, r.sizes.settle)
+	felt, err := felt(ctx, c, from, r.sizes.settle)
 	if err := errors.Join(err, undo()); err != nil {
 		return err
 	}
 	r.stalls[e] = felt
-	return c.gather(ctx, r.fleet, "p1")
+	return c.gather(ctx, "p1")
 }
 
 // cause makes the event happen at P1.
@@ -73,11 +72,11 @@ func (r *run) cause(ctx context.Context, kind string) (undo func() error, err er
 const quiet = 200 * time.Millisecond
 
 // felt waits until every connection has been well for a while again and tells what each felt since from.
-func felt(ctx context.Context, f *fleet.Fleet, c *crowd, from time.Time, settle time.Duration) (stalls []time.Duration, err error) {
+func felt(ctx context.Context, c *crowd, from time.Time, settle time.Duration) (stalls []time.Duration, err error) {
 	if err := sleep(ctx, settle+quiet); err != nil {
 		return nil, err
 	}
-	err = fleet.Wait(ctx, 30*time.Second, "every connection goes on", f.Children(), func() (bool, error) {
+	err = c.site.Wait(ctx, 30*time.Second, "every connection goes on", func() (bool, error) {
 		var s app.Stalls
 		if err := c.call(ctx, "Stalls", app.Window{From: from, To: time.Now().Add(-quiet)}, &s); err != nil {
 			return false, err
