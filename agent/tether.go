@@ -19,10 +19,12 @@ import (
 const (
 	resumeBudget  = 90 * time.Second
 	waitingRetry  = 2 * time.Second        // longest backoff while streams wait
-	raceReset     = 250 * time.Millisecond // or 2 SRTT: then another edge is tried beside the one that reset a link
+	raceReset     = 100 * time.Millisecond // or two round trips, a link's connect and handshake, and
+	raceSlack     = 50 * time.Millisecond  // this: then another edge is tried beside the one that reset a link
 	lateRetry     = 4 * time.Second        // longest wait after a handshake that came to no end
 	maxPatience   = 4                      // how often the time after which another edge is asked too is doubled
 	orderRounds   = 3                      // tries of a move that has no deadline
+	orderPatience = 30                     // of them, while it is only asked to come again
 	farewell      = 200 * time.Millisecond // for the word to the anchor that the session is over
 	drainCheck    = 20 * time.Millisecond  // how soon a retired tether's streams are counted, then
 	drainCheckMax = 250 * time.Millisecond // less and less often

@@ -8,6 +8,7 @@ import (
 
 	"migrationsensor/proto"
 	"migrationsensor/proto/link"
+	"migrationsensor/proto/session"
 )
 
 // dialJob is a dial for a tether's next first link.
@@ -94,9 +95,22 @@ func (t *tether) orderFailedLocked(err error, at candidate) {
 	}
 	o.refused = 0
 	o.finish(candidate{}, err)
-	if o.rounds++; o.until.IsZero() && o.rounds >= orderRounds {
+	limit := orderRounds
+	if comeAgain(err) {
+		limit = orderPatience
+	}
+	if o.rounds++; o.until.IsZero() && o.rounds >= limit {
 		t.dropOrderLocked()
 	}
+}
+
+// comeAgain reports whether the proxy or the anchor is there and only asks to be asked again later.
+func comeAgain(err error) bool {
+	if se, ok := errors.AsType[*link.SealedError](err); ok {
+		return se.Reply.Kind == proto.ReplyRetry || se.Reply.Kind == proto.ReplyBusy
+	}
+	re, ok := errors.AsType[*session.RefusedError](err)
+	return ok && re.Code == proto.ResumeRetry
 }
 
 // candidatesLocked are the edges to try, in order, and how long one may be silent before the next is tried beside it. A
@@ -137,7 +151,7 @@ func (t *tether) candidatesLocked() ([]candidate, time.Duration) {
 	add(from.cand)
 	add(all...)
 	add(t.rescues()...)
-	return out, max(raceReset, 2*t.srtt()) << min(t.failures.failures, maxPatience)
+	return out, max(raceReset, 2*t.srtt()+raceSlack) << min(t.failures.failures, maxPatience)
 }
 
 // race dials the candidates in order, the next one when the last has failed or been silent for a while. The first
