@@ -142,8 +142,8 @@ func (l *Link) livenessLocked() (next time.Time) {
 }
 
 // patience is by how much longer than usual a silent link is waited for: where one link after another is silent it is
-// the load of a machine rather than a dead path, and each new link adds to that.
-func (s *Session) patience() int { return 1 << s.silences }
+// the load of a machine rather than a dead path, and each new link adds to that. Two in a row may well be two dead paths.
+func (s *Session) patience() int { return 1 << max(0, s.silences-1) }
 
 func (s *Session) silentLocked() {
 	s.silences = min(s.silences+1, maxSilences)

@@ -97,7 +97,7 @@ func TestPatienceGrows(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.l.Close(nil)
-	for _, want := range []time.Duration{minDead, 2 * minDead, 4 * minDead, 8 * minDead, 8 * minDead} {
+	for _, want := range []time.Duration{minDead, minDead, 2 * minDead, 4 * minDead, 8 * minDead, 8 * minDead} {
 		if got := w.silence(); got != want {
 			t.Errorf("a silent link was given up %v after it was asked, want %v", got, want)
 		}

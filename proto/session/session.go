@@ -39,7 +39,7 @@ const (
 	idleDead  = 5 * time.Second // an idle link's PING is not urgent
 
 	maxLate     = 250 * time.Millisecond // ours, as the others: called later than that, it was this machine that stood still
-	maxSilences = 3                      // each doubles the time after which the next link is dead
+	maxSilences = 4                      // each but the first doubles the time after which the next link is dead
 	calmAfter   = 15 * time.Second       // after a silence: a frame then, and links are given up as early as at first
 )
 

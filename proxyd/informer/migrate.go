@@ -248,12 +248,21 @@ func (i *Informer) plan(o Order) (_ map[proto.NodeID][]move, left int) {
 	}
 	for _, moves := range out {
 		spread := i.spread(len(moves))
+		if o.Deadline == 0 { // nobody is in a hurry: what they all do at once is felt by each
+			spread = max(spread, min(time.Duration(len(moves))*calmStep, calmMax))
+		}
 		for k := range moves {
 			moves[k].spread = spread
 		}
 	}
 	return out, left
 }
+
+// Over how long clients come that move without an attack: one each calmStep, all within calmMax (ours).
+const (
+	calmStep = 10 * time.Millisecond
+	calmMax  = 5 * time.Second
+)
 
 // spread is the time over which clients of one next proxy are to come, so that it admits each at once.
 func (i *Informer) spread(clients int) time.Duration {
