@@ -15,6 +15,7 @@ var seed = flag.Uint64("seed", 0, "of the links' faults; 0 takes another each ti
 
 // TestMain fails if goroutines are left when every test has closed its world.
 func TestMain(m *testing.M) {
+	_ = flag.Set("test.parallel", "8") // they wait much longer than they work; the command line may still choose
 	flag.Parse()
 	before := runtime.NumGoroutine()
 	code := m.Run()
