@@ -87,6 +87,7 @@ func (s *stage) enter(name string) {
 		st := s.agentOf(name)
 		return (entries < 2 || st.Second != nil) && len(st.Sessions) > 0 && st.Sessions[0].Links > 0, fmt.Sprintf("%+v", st.Sessions)
 	})
+	s.lead(name, "p1") // it may have been quicker at E2
 }
 
 // until waits for something; what it is instead is told if it does not come.
@@ -138,11 +139,23 @@ func (s *stage) comes(name string, edges ...string) (now string) {
 	return now
 }
 
-// order is `proxyd migrate`: an edge sends its agents on, in a planned move. It does not wait until they have gone.
-func (s *stage) order(from, to string) {
+// order is `proxyd migrate`: an edge sends its agents on, in a planned move. It watches them go for a moment.
+func (s *stage) order(from, to string) error {
+	req := proxyd.MoveRequest{All: true, To: to, Wait: proxyd.Duration{Duration: 3 * time.Second}}
+	_, err := proxyd.ControlMove(s.t.Context(), s.paths(from).Socket, req, func(proxyd.MoveProgress) {})
+	return err
+}
+
+// lead brings an agent to an edge by planned moves.
+func (s *stage) lead(name, to string) {
 	s.t.Helper()
-	_, err := proxyd.ControlMove(s.t.Context(), s.paths(from).Socket, proxyd.MoveRequest{All: true, To: to}, func(proxyd.MoveProgress) {})
-	try(s.t, err)
+	try(s.t, s.Wait(s.t.Context(), enough, name+" comes to "+to, func() (bool, error) {
+		now := s.edgeOf(name)
+		if now == "" || now == to {
+			return now == to, errors.New("it is not connected")
+		}
+		return false, errors.Join(fmt.Errorf("it is at %s", now), s.order(now, to))
+	}))
 }
 
 // flood attacks an edge until the end of the test or stop.
