@@ -36,6 +36,11 @@ const (
 	enough = 40 * time.Second // for what needs no time by itself, or as much as a timer of the protocol
 )
 
+// oneEntry is a fleet whose clients know P1 only.
+var oneEntry = []fleet.Node{
+	{Name: "p1", Kind: fleet.Entry}, {Name: "p2", Kind: fleet.Hidden}, {Name: "p3", Kind: fleet.Hidden}, {Name: "a1", Kind: fleet.Anchor},
+}
+
 // stage is a world as a scenario of a fault begins.
 type stage struct {
 	*World
@@ -245,7 +250,12 @@ func (s *stage) begin(size int64) <-chan ended {
 // whole fails the test unless every byte arrives.
 func (s *stage) whole(end <-chan ended) app.Transferred {
 	s.t.Helper()
-	r := <-end
+	var r ended
+	select {
+	case r = <-end:
+	case <-time.After(enough):
+		s.t.Fatalf("the transfer does not end; the agent: %+v", s.agentOf("client"))
+	}
 	if r.err != nil || r.Lost != 0 || r.Wrong != "" {
 		s.t.Fatalf("%v: %d bytes lost, digests %q; the agent: %v", r.err, r.Lost, r.Wrong, s.agentOf("client").Events)
 	}

@@ -40,8 +40,9 @@ func newWorld(t *testing.T, c fleet.Config) *World {
 }
 
 func TestScenarios(t *testing.T) {
+	t.Parallel()
 	for name, play := range map[string]func(context.Context, scenario.Mortal) error{
-		"flooded":     func(ctx context.Context, w scenario.Mortal) error { return scenario.Flooded(ctx, w, false) },
+		"flooded":     func(ctx context.Context, w scenario.Mortal) error { return scenario.Flooded(ctx, w, true) },
 		"transferred": func(ctx context.Context, w scenario.Mortal) error { return scenario.Transferred(ctx, w) },
 		"restarted":   scenario.Restarted,
 		"frozen":      scenario.Frozen,

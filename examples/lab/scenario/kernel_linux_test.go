@@ -41,7 +41,7 @@ func TestOnTheRealKernel(t *testing.T) {
 	}
 	bin := build(t)
 	for name, play := range map[string]func(context.Context, scenario.World) error{
-		"flooded":     func(ctx context.Context, w scenario.World) error { return scenario.Flooded(ctx, w, false) },
+		"flooded":     func(ctx context.Context, w scenario.World) error { return scenario.Flooded(ctx, w, true) },
 		"transferred": scenario.Transferred,
 	} {
 		t.Run(name, func(t *testing.T) {
