@@ -14,12 +14,13 @@ import (
 	"migrationsensor/examples/lab"
 	"migrationsensor/examples/lab/fleet"
 	"migrationsensor/examples/lab/flood"
+	"migrationsensor/examples/lab/scenario"
 	"migrationsensor/netstack/memnet"
 )
 
-// TestF33F64AnchorDies kills the anchor in the middle of a download and of an upload: both are reset, none ends as if it
-// were whole, and new connections use another anchor.
-func TestF33F64AnchorDies(t *testing.T) {
+// TestF33F64AnchorRestarts kills the anchor in the middle of a download and of an upload, and starts it again: it knows no
+// session any more, so both are reset, none ends as if it were whole, and new connections work.
+func TestF33F64AnchorRestarts(t *testing.T) {
 	s := newStage(t, fleet.Config{})
 	down, downFar := s.joined()
 	up, upFar := s.joined()
@@ -27,7 +28,7 @@ func TestF33F64AnchorDies(t *testing.T) {
 	_, err := io.CopyN(io.Discard, down, 100<<10)
 	try(t, err)
 	s.says(up, upFar, "begun")
-	try(t, s.Kill("a1"))
+	try(t, errors.Join(s.Kill("a1"), s.Start("a1")))
 	begin := time.Now()
 	wasReset(t, "the download", down)
 	for err = nil; err == nil; { // the upload
@@ -37,7 +38,7 @@ func TestF33F64AnchorDies(t *testing.T) {
 		t.Errorf("the upload: %v, want a reset", err)
 	}
 	t.Logf("reset after %v", time.Since(begin).Round(time.Millisecond))
-	s.until("new connections go on by another anchor", func() (bool, string) {
+	s.until("new connections go on", func() (bool, string) {
 		at, _ := lab.P1.Port(wordPort)
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
@@ -95,12 +96,10 @@ func TestF38PeerLinkCut(t *testing.T) {
 	}
 }
 
-// TestF40F41F42Chain attacks P1, then the proxy to which its client goes, then the last one: it is moved twice and not
-// back, stays at the least bad when nobody is left, and a newcomer is admitted by P1 itself.
-func TestF40F41F42Chain(t *testing.T) {
+// TestF40F41Chain attacks P1, then the proxy to which its client goes, then the last one: it is moved twice and not back,
+// and stays at the least bad when nobody is left.
+func TestF40F41Chain(t *testing.T) {
 	s := newStage(t, fleet.Config{Nodes: oneEntry})
-	s.enter("fresh")
-	try(t, s.Stop("fresh"))
 	client, origin := s.joined()
 	s.says(client, origin, "in peace")
 	before := s.agentOf("client").Counts.Moves
@@ -112,11 +111,25 @@ func TestF40F41F42Chain(t *testing.T) {
 	s.comes("client", third)
 	s.says(client, origin, "at the third")
 	s.flood(third)
-	try(t, s.StartAgent("fresh", "warm"))
-	s.comes("fresh", "p1", "p2", "p3")
 	s.says(origin, client, "where nobody is left")
-	if st := s.agentOf("client"); st.Counts.Moves-before != 2 {
-		t.Errorf("%d moves, want two: P1 → %s → %s", st.Counts.Moves-before, second, third)
+	if st := s.agentOf("client"); st.Counts.Moves-before != 2 || s.edgeOf("client") != third {
+		t.Errorf("%d moves, at %q, want two: P1 → %s → %s", st.Counts.Moves-before, s.edgeOf("client"), second, third)
+	}
+}
+
+// TestF42NoSpareIsLeft attacks a P1 that has nobody to send its clients to: it goes on, and sends a newcomer to itself.
+func TestF42NoSpareIsLeft(t *testing.T) {
+	s := newStage(t, fleet.Config{Nodes: []fleet.Node{{Name: "p1", Kind: fleet.Entry}, {Name: "a1", Kind: fleet.Anchor}}})
+	s.enter("fresh")
+	try(t, s.Stop("fresh"))
+	end := s.begin(size)
+	s.flood("p1")
+	try(t, s.StartAgent("fresh", "warm"))
+	s.comes("fresh", "p1")
+	s.whole(end)
+	at, _ := lab.P1.Port(lab.WebPort)
+	if f := scenario.Fetch(t.Context(), s, "fresh", at, "/file", fleet.FetchLimit); !f.OK() {
+		t.Errorf("a download by the newcomer: %+v", f)
 	}
 }
 

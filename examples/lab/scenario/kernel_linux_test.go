@@ -45,8 +45,13 @@ func TestOnTheRealKernel(t *testing.T) {
 		"transferred": scenario.Transferred,
 	} {
 		t.Run(name, func(t *testing.T) {
+			var nodes []fleet.Node
+			if name == "transferred" {
+				nodes = fleet.PaperNodes() // with a second entry a newcomer may be quicker there
+			}
 			f, err := fleet.New(t.Context(), fleet.Config{
-				Bin: bin, Lab: filepath.Join(bin, "ms-lab"), Logs: filepath.Join(t.ArtifactDir(), "logs"), RTT: 15 * time.Millisecond, Seed: 1,
+				Nodes: nodes,
+				Bin:   bin, Lab: filepath.Join(bin, "ms-lab"), Logs: filepath.Join(t.ArtifactDir(), "logs"), RTT: 15 * time.Millisecond, Seed: 1,
 				Edge: fleet.Edge{SYN: 500, ICMP: 500, UDP: 500, Quiet: 2 * time.Second, Suspend: 20 * time.Second},
 			}, t.Logf)
 			defer func() {
