@@ -45,6 +45,7 @@ type Agent struct {
 	since     time.Time
 	enr       *enrolment               // replaced, never changed
 	up        *uplink                  // as the supervisor has it
+	upSince   time.Time                // when it became the current one: it may have been the second before
 	second    *uplink                  // the warm one to another entry, as the supervisor has it
 	named     []proto.Target           // of a migration that has not succeeded yet
 	standby   []proto.Target           // given ahead by the current edge (rescue = "standby"); in memory only

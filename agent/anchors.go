@@ -102,6 +102,15 @@ func (c *choice) answered(n proto.NodeID, yes bool, now time.Time) {
 	c.failed[n] = failure{c.failed[n].n + 1, now}
 }
 
+// anchorGone notes that an edge has said that an anchor is gone: that counts as much as several failures.
+func (a *Agent) anchorGone(n proto.NodeID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for range anchorTries {
+		a.choice.answered(n, false, a.sys.Now())
+	}
+}
+
 // anchorVia is the anchor for new sessions by way of an edge: that of the first service, if service is empty.
 func (a *Agent) anchorVia(service string, edge proto.NodeID) proto.NodeID {
 	a.mu.Lock()

@@ -17,14 +17,12 @@ import (
 // DefaultConfigFile is read when no other is named; it need not exist.
 const DefaultConfigFile = "/etc/migrationsensor/ms-agent.toml"
 
-// Values of [Config.Probe], [Config.Fallback] and [Config.Rescue].
+// Values of [Config.Probe] and [Config.Fallback].
 const (
 	ProbeWarm      = "warm" // links are probed and set up ahead of time; ours
 	ProbeEach      = "each" // every connection is probed; the paper's
 	FallbackNone   = "none"
 	FallbackDirect = "direct"
-	RescueEntries  = "entries" // when its edge falls silent the agent asks the entries
-	RescueStandby  = "standby" // and the one standby whose address its edge has given ahead
 )
 
 // Config of an [Agent]. Start from [DefaultConfig] or [LoadConfig].
@@ -44,7 +42,6 @@ type Config struct {
 	Fallback string         // what happens where nobody speaks our protocol
 	Services []ServiceConfig
 
-	Rescue   string        // what happens when the edge falls silent
 	Dwell    time.Duration // least time between two moves asked by a proxy
 	MaxMoves int           // in ten minutes; 0 means no limit
 
@@ -66,8 +63,8 @@ func DefaultConfig() Config {
 		State: "/var/lib/migrationsensor/agent", Socket: "/run/migrationsensor/ms-agent.sock",
 		Device: "ms0", MTU: 1500,
 		Probe: ProbeWarm, ProbeWait: 3 * time.Second, ProbeRetries: 2,
-		Fallback: FallbackNone, Rescue: RescueEntries,
-		Dwell: 3 * time.Second, MaxMoves: 16,
+		Fallback: FallbackNone,
+		Dwell:    3 * time.Second, MaxMoves: 16,
 		LogLevel: "info", LogFormat: "auto",
 	}
 }
@@ -86,7 +83,6 @@ type file struct {
 	Fallback     *string       `toml:"fallback"`
 	Services     []fileService `toml:"service"`
 	Move         fileMove      `toml:"move"`
-	Rescue       *string       `toml:"rescue"`
 	LogLevel     *string       `toml:"log_level"`
 	LogFormat    *string       `toml:"log_format"`
 }
@@ -104,7 +100,7 @@ type fileMove struct {
 // knownKeys lists the keys of each table, for the sentence about one that is not.
 var knownKeys = map[string][]string{
 	"": {"accept", "device", "fallback", "log_format", "log_level", "mtu", "no_tun", "probe", "probe_retries", "probe_wait",
-		"rescue", "service", "socket", "state", "move"},
+		"service", "socket", "state", "move"},
 	"service": {"fallback", "name"},
 	"move":    {"dwell", "max"},
 }
@@ -220,8 +216,6 @@ func (c Config) Validate() error {
 		return fmt.Errorf("probe %q is neither %q nor %q", c.Probe, ProbeWarm, ProbeEach)
 	case c.Fallback != FallbackNone && c.Fallback != FallbackDirect:
 		return fmt.Errorf("fallback %q is neither %q nor %q", c.Fallback, FallbackNone, FallbackDirect)
-	case c.Rescue != "" && c.Rescue != RescueEntries && c.Rescue != RescueStandby:
-		return fmt.Errorf("rescue %q is neither %q nor %q", c.Rescue, RescueEntries, RescueStandby)
 	case c.ProbeWait <= 0 || c.ProbeRetries < 0:
 		return errors.New("probe_wait has to be positive and probe_retries not negative")
 	case !c.NoTUN && c.Device == "":

@@ -74,7 +74,6 @@ func (c *checker) config(f file) Config {
 	c.accept(f.Accept, &cfg.Accept)
 	c.oneOf("fallback", f.Fallback, &cfg.Fallback, FallbackNone, FallbackDirect)
 	c.services(f.Services, &cfg)
-	c.oneOf("rescue", f.Rescue, &cfg.Rescue, RescueEntries, RescueStandby)
 	c.duration("move.dwell", f.Move.Dwell, &cfg.Dwell, 0, time.Hour)
 	c.number("move.max", f.Move.Max, &cfg.MaxMoves, 0, 10000)
 	c.oneOf("log_level", f.LogLevel, &cfg.LogLevel, "debug", "info", "warn", "error")

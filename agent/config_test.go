@@ -27,7 +27,6 @@ func TestConfigErrorsNameThePlaceAndTheFix(t *testing.T) {
 		{"service without a name", "\n[[service]]\nfallback = \"none\"\n", `a.toml:2:3: service.0: has no name`},
 		{"service twice", "[[service]]\nname = \"web\"\n[[service]]\nname = \"web\"\n", `a.toml:4:1: service.1.name: service "web" appears twice`},
 		{"service's fallback", "[[service]]\nname = \"web\"\nfallback = \"maybe\"\n", `a.toml:3:1: service.0.fallback: "maybe" is not known`},
-		{"rescue", "rescue = \"hope\"\n", `a.toml:1:1: rescue: "hope" is not known (write one of ["entries" "standby"])`},
 		{"two at once", "mtu = 1\nprobe = \"\"\n", "probe: \"\" is not known"},
 	} {
 		t.Run(tt.rule, func(t *testing.T) {
@@ -51,7 +50,6 @@ probe_wait = "250ms"
 probe_retries = 0
 accept = ["192.0.2.7", "2001:db8::1/64"]
 fallback = "direct"
-rescue = "entries"
 log_level = "debug"
 log_format = "json"
 [move]
@@ -68,7 +66,7 @@ name = "db"
 	}
 	want := Config{
 		State: "/s", Socket: "/s/sock", Device: "tun7", MTU: 9000, NoTUN: true,
-		Probe: ProbeEach, ProbeWait: 250 * time.Millisecond, Fallback: FallbackDirect, Rescue: RescueEntries,
+		Probe: ProbeEach, ProbeWait: 250 * time.Millisecond, Fallback: FallbackDirect,
 		Accept:   []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32"), netip.MustParsePrefix("2001:db8::/64")},
 		Services: []ServiceConfig{{"web", FallbackNone}, {"db", FallbackDirect}},
 		LogLevel: "debug", LogFormat: "json",

@@ -172,7 +172,7 @@ func (a *Agent) connected(u *uplink) {
 	if e := a.enr.Current; e == nil || e.Node != u.cand.Node {
 		a.standby = nil // it was the last edge's to give
 	}
-	a.up = u
+	a.up, a.upSince = u, a.sys.Now()
 	e := *a.enr
 	a.mu.Unlock()
 	a.setState(stateConnected, "")
@@ -297,12 +297,8 @@ func (a *Agent) namedNow() []proto.Target {
 	return a.named
 }
 
-// setStandby keeps the one address that the current edge gives ahead, if the configuration asks for it.
+// setStandby keeps the one address that the current edge gives ahead, where the fleet has its edges do that.
 func (a *Agent) setStandby(ts []proto.Target) {
-	if a.cfg.Rescue != RescueStandby {
-		a.event("standby ignored", `an edge gave an address ahead; the configuration does not say rescue = "standby"`)
-		return
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.standby = ts[:min(1, len(ts))]

@@ -106,12 +106,17 @@ type testEdge struct {
 	mu       sync.Mutex
 	decide   *proto.Reply // to each link that is not of kind enrol
 	controls map[*link.Link]chan proto.Message
+	away     map[proto.NodeID]*proto.Reply
 	sessions map[proto.SessionID]*session.Session
 	streams  []*session.Stream
 	opens    int
 	resumed  func(*proto.Resume, *link.Link) bool // may take a link away before its RESUME is looked at; nil: none
 	lateAt   func(*link.Link) bool                // or before it is answered
 	attaches int
+
+	kindsMu sync.Mutex          // guards what follows; never held while anything is waited for
+	current map[*link.Link]bool // control links, and whether they are the agent's current one, as it said
+	deaf    map[*link.Link]bool // control links on which nothing is answered any more
 }
 
 const secretGen = 1
@@ -157,7 +162,7 @@ func (f *testFleet) serve(serve func(context.Context) error) (stop func()) {
 
 func (f *testFleet) node(hidden bool, roles ...proto.Role) *testEdge {
 	e := &testEdge{
-		f: f, id: proto.NewNodeID(), hidden: hidden, controls: make(map[*link.Link]chan proto.Message),
+		f: f, id: proto.NewNodeID(), hidden: hidden, controls: make(map[*link.Link]chan proto.Message), current: make(map[*link.Link]bool),
 		sessions: make(map[proto.SessionID]*session.Session),
 	}
 	pub, key := newKey(f.t)
@@ -219,10 +224,26 @@ func (e *testEdge) target(id proto.AgentID) proto.Target {
 func (e *testEdge) answer(v proto.Verified, _ netip.AddrPort) *proto.Reply {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if v.Kind == proto.KindEnrol {
+	switch {
+	case v.Kind == proto.KindEnrol:
 		return nil
+	case v.Kind == proto.KindData && e.away[v.Target] != nil:
+		return e.away[v.Target]
 	}
 	return e.decide
+}
+
+// loses ends the links that the edge passes on to an anchor, and answers new ones; nil: it can reach it again.
+func (e *testEdge) loses(anchor *testEdge, r *proto.Reply) {
+	e.mu.Lock()
+	if e.away == nil {
+		e.away = make(map[proto.NodeID]*proto.Reply)
+	}
+	e.away[anchor.id] = r
+	e.mu.Unlock()
+	if r != nil {
+		e.acc.CloseNode(anchor.id)
+	}
 }
 
 // transferTo makes the edge send every new link of an agent to next.
@@ -236,7 +257,7 @@ func (e *testEdge) transferTo(next *testEdge, id proto.AgentID) {
 }
 
 // control keeps the link and what the agent says on it.
-func (e *testEdge) control(_ context.Context, l *link.Link, _ proto.Verified) {
+func (e *testEdge) control(ctx context.Context, l *link.Link, _ proto.Verified) {
 	said := make(chan proto.Message, 16)
 	e.mu.Lock()
 	e.controls[l] = said
@@ -245,6 +266,9 @@ func (e *testEdge) control(_ context.Context, l *link.Link, _ proto.Verified) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		delete(e.controls, l)
+		e.kindsMu.Lock()
+		defer e.kindsMu.Unlock()
+		delete(e.current, l)
 	}()
 	for r := proto.NewReader(l, 1<<20); ; {
 		m, err := r.Message()
@@ -253,14 +277,27 @@ func (e *testEdge) control(_ context.Context, l *link.Link, _ proto.Verified) {
 		}
 		switch m := m.(type) {
 		case *proto.Boot:
+			e.kindsMu.Lock()
+			e.current[l] = m.Current
+			e.kindsMu.Unlock()
 			continue
 		case *proto.Ping:
+			e.kindsMu.Lock()
+			deaf := e.deaf[l]
+			e.kindsMu.Unlock()
+			if deaf {
+				continue
+			}
 			if proto.WriteMessage(l, &proto.Pong{Token: m.Token}) != nil {
 				return
 			}
 			continue
 		}
-		said <- m
+		select {
+		case said <- m:
+		case <-ctx.Done(): // nobody asked
+			return
+		}
 	}
 }
 
@@ -269,6 +306,42 @@ func (e *testEdge) links() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return len(e.controls)
+}
+
+// standBy counts control links to which the agent has said that they are not its current one.
+func (e *testEdge) standBy() (n int) {
+	e.kindsMu.Lock()
+	defer e.kindsMu.Unlock()
+	for _, current := range e.current {
+		if !current {
+			n++
+		}
+	}
+	return n
+}
+
+// isCurrent reports whether a control link that is answered has said that it is the agent's current one.
+func (e *testEdge) isCurrent() bool {
+	e.kindsMu.Lock()
+	defer e.kindsMu.Unlock()
+	for l, current := range e.current {
+		if current && !e.deaf[l] {
+			return true
+		}
+	}
+	return false
+}
+
+// deafen has the control links that there are answer nothing any more, as those whose path is gone.
+func (e *testEdge) deafen() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.kindsMu.Lock()
+	defer e.kindsMu.Unlock()
+	e.deaf = make(map[*link.Link]bool)
+	for l := range e.controls {
+		e.deaf[l] = true
+	}
 }
 
 // direct lists the links to the edge that are there for an agent, but none that it ends for another edge.

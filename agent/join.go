@@ -66,7 +66,7 @@ func (a *Agent) join(ctx context.Context, p plan) (*uplink, error) {
 func (a *Agent) control(ctx context.Context, cands []candidate) (*uplink, error) {
 	d := a.edgeDialer(a.enrolled(), 0)
 	up, _, err := race(ctx, cands, stagger, func(ctx context.Context, c candidate) (*uplink, error) {
-		if u := a.secondAt(c.Node); u != nil {
+		if u := a.secondAt(c.Node); u != nil && u.proves(ctx, max(proofWait, 3*a.srtt())) {
 			return u, nil
 		}
 		l, path, err := a.follow(ctx, d, c, proto.KindControl)
@@ -74,7 +74,7 @@ func (a *Agent) control(ctx context.Context, cands []candidate) (*uplink, error)
 			return nil, err
 		}
 		a.noteTransfers(path)
-		return a.newUplink(l), nil
+		return a.newUplink(l, true), nil
 	}, a.dropControl)
 	return up, err
 }
@@ -110,6 +110,9 @@ func (a *Agent) session(ctx context.Context, wait time.Duration, c candidate, an
 	}
 	if se, ok := errors.AsType[*link.SealedError](err); ok && anchor != c.Node && se.Reply.Kind == proto.ReplyRetry {
 		a.reached(anchor, false) // the edge is there and asks to come again: perhaps it can't reach the anchor
+	}
+	if saysGone(err) {
+		a.anchorGone(anchor)
 	}
 	return nil, err
 }
@@ -161,7 +164,8 @@ func (a *Agent) completing(edge candidate) chan struct{} {
 func (a *Agent) complete(ctx context.Context, edge candidate) {
 	a.completeMu.Lock()
 	defer a.completeMu.Unlock()
-	for _, anchor := range a.rechoose(edge.Node) {
+	tried := a.rechoose(edge.Node)
+	for _, anchor := range tried {
 		l, err := a.session(ctx, 0, edge, anchor)
 		if err == nil {
 			a.startTether(a.newTether(l, false))
@@ -173,7 +177,10 @@ func (a *Agent) complete(ctx context.Context, edge candidate) {
 		a.event("no session", fmt.Sprintf("to anchor %s by way of %s: %v", a.nodeName(anchor), a.edgeName(edge.Target), explainConnect(err)))
 		a.later(completeRetry/2+jitter(completeRetry), a.lookAround)
 	}
-	a.rechoose(edge.Node) // lets go of those that stood in
+	missing := a.rechoose(edge.Node) // lets go of those that stood in
+	if slices.ContainsFunc(missing, func(n proto.NodeID) bool { return !slices.Contains(tried, n) }) {
+		a.lookAround() // another was chosen in the place of one that failed: at once
+	}
 }
 
 // later calls f after wait, unless the agent has ended.

@@ -49,6 +49,58 @@ func TestMigrationsJudged(t *testing.T) {
 	}
 }
 
+// TestF40Loop: P1 → P2 → P1, both attacked. Each move waits for the dwell, their number is bounded, and then the agent
+// stays where it is.
+func TestF40Loop(t *testing.T) {
+	p := [2]proto.NodeID{{1}, {2}}
+	v := moves{dwell: 3 * time.Second, max: 16}
+	now, at, made := time.Now(), 0, 0
+	for n := range 200 { // both name each other, all the time
+		m := &proto.Migrate{ID: proto.MigrateID{Edge: p[at], Counter: uint64(n)}, Targets: []proto.Target{{Node: p[1-at]}}}
+		ok, why := v.judge(m, p[at], false, now)
+		if !ok {
+			if !strings.Contains(why, "enough") || made != 16 {
+				t.Fatalf("after %d moves: %q", made, why)
+			}
+			return
+		}
+		wait := v.wait(m, now)
+		if made > 0 && wait != v.dwell {
+			t.Fatalf("move %d waits %v, want the dwell", made, wait)
+		}
+		now = now.Add(wait)
+		v.done(now)
+		at, made = 1-at, made+1
+	}
+	t.Errorf("%d moves, and no end", made)
+}
+
+// TestF43Flapping: a detector that says attack and no attack every 3 s moves an agent at most 16 times in ten minutes,
+// whenever they begin.
+func TestF43Flapping(t *testing.T) {
+	p := [2]proto.NodeID{{1}, {2}}
+	v := moves{dwell: 3 * time.Second, max: 16}
+	start, at := time.Now(), 0
+	var done []time.Time
+	for n := range 600 { // half an hour
+		now := start.Add(time.Duration(n) * 3 * time.Second)
+		m := &proto.Migrate{ID: proto.MigrateID{Edge: p[at], Counter: uint64(n)}, Targets: []proto.Target{{Node: p[1-at]}}}
+		if ok, _ := v.judge(m, p[at], false, now); ok {
+			now = now.Add(v.wait(m, now))
+			v.done(now)
+			done, at = append(done, now), 1-at
+		}
+	}
+	for i := range done {
+		if i >= 16 && done[i].Sub(done[i-16]) < movesWindow {
+			t.Errorf("moves %d to %d are within %v", i-16, i, done[i].Sub(done[i-16]))
+		}
+	}
+	if len(done) < 32 {
+		t.Errorf("%d moves in half an hour: old ones count for ever", len(done))
+	}
+}
+
 func TestMoveWaits(t *testing.T) {
 	now := time.Now()
 	v := moves{dwell: 3 * time.Second}

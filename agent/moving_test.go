@@ -346,6 +346,31 @@ func TestSecondControlLink(t *testing.T) {
 	if !r.at(p1)() || p3.links() > 0 {
 		t.Error("moved by an edge that is not the current one")
 	}
+	if p2.isCurrent() || p2.standBy() != 1 {
+		t.Error("the second entry was not told that its link stands by")
+	}
+	p1.kill()
+	r.eventually("the warm link is the current one, and says so", func() bool { return r.at(p2)() && p2.isCurrent() && p2.standBy() == 0 })
+	if n := p2.links(); n != 1 {
+		t.Errorf("%d control links", n)
+	}
+}
+
+// TestDeadWarmControlLinkIsNotTaken: a warm link that died unseen is not made the current one. A new one is.
+func TestDeadWarmControlLinkIsNotTaken(t *testing.T) {
+	f := newFleet(t, "fleet")
+	p1, p2 := f.edge(false), f.edge(false)
+	f.anchor()
+	r := f.on(newWires(), func(*Agent) {})
+	r.eventually("a warm link", func() bool { return p2.standBy() == 1 && r.Status().Second != nil })
+	p2.deafen()
+	began := time.Now()
+	p1.kill()
+	r.eventually("at P2, on a link that lives", func() bool { return r.at(p2)() && p2.isCurrent() })
+	if took := time.Since(began); took > controlDead/2 {
+		t.Errorf("it took %v", took)
+	}
+	r.eventually("the dead one is dropped", func() bool { return p2.links() == 1 })
 }
 
 func TestGoAwayMovesAtOnce(t *testing.T) {
@@ -356,8 +381,13 @@ func TestGoAwayMovesAtOnce(t *testing.T) {
 	x := r.transfer()
 	x.flows(r, "before")
 	r.eventually("control link", func() bool { return p1.links() == 1 })
+	r.eventually("a warm control link to the other entry", func() bool { return r.Status().Second != nil })
+	before := time.Now()
 	p1.say(&proto.GoAway{Reason: "maintenance"}, false)
 	r.eventually("moved", func() bool { return r.at(p2)() && r.sessionVia(p2)() })
+	if s := r.Status().Edge.Since; s.Before(before) {
+		t.Errorf("P2 is the edge since %v, before the move at %v: that is when the warm link was made", s, before)
+	}
 	r.eventually("nothing is left at P1", func() bool {
 		return !slices.ContainsFunc(p1.direct(), func(l link.Live) bool { return l.Kind == proto.KindData })
 	})
@@ -435,33 +465,25 @@ func TestPoolGrowsWithStreamsAndIsMadeAgainAfterAMove(t *testing.T) {
 	}
 }
 
-// TestRescueByAStandbyGivenAhead: with one entry only, its sudden death loses nothing if the operator chose so.
+// TestRescueByAStandbyGivenAhead: with one entry only, its sudden death loses nothing if the fleet chose so.
 func TestRescueByAStandbyGivenAhead(t *testing.T) {
-	for rescue, want := range map[string]bool{RescueStandby: true, RescueEntries: false} {
-		t.Run(rescue, func(t *testing.T) {
-			f := newFleet(t, "fleet")
-			p1, p2 := f.edge(false), f.edge(true)
-			f.anchor()
-			cfg := testConfig(t)
-			cfg.Token, cfg.Rescue = f.token().String(), rescue
-			r := start(t, cfg, newWires().system())
-			x := r.transfer()
-			x.flows(r, "by way of P1")
-			r.eventually("control link", func() bool { return p1.links() == 1 })
-			p1.say(&proto.Standby{Targets: []proto.Target{p2.target(r.enrolled().id.Agent)}}, false)
-			if !want {
-				r.eventually("it is not kept", r.event("standby ignored", "rescue"))
-				if len(r.rescues()) > 0 {
-					t.Error("an address is held that the configuration did not ask for")
-				}
-				return
-			}
-			r.eventually("it is known", func() bool { return len(r.rescues()) == 1 })
-			p1.kill()
-			r.eventually("resumed by way of P2", r.sessionVia(p2))
-			x.flows(r, "after the kill")
-			r.eventually("control link, too", r.at(p2))
-			x.end()
-		})
+	f := newFleet(t, "fleet")
+	p1, p2 := f.edge(false), f.edge(true)
+	f.anchor()
+	cfg := testConfig(t)
+	cfg.Token = f.token().String()
+	r := start(t, cfg, newWires().system())
+	x := r.transfer()
+	x.flows(r, "by way of P1")
+	r.eventually("control link", func() bool { return p1.links() == 1 })
+	if len(r.rescues()) > 0 {
+		t.Error("an address is held that nobody has told")
 	}
+	p1.say(&proto.Standby{Targets: []proto.Target{p2.target(r.enrolled().id.Agent)}}, false)
+	r.eventually("it is known", func() bool { return len(r.rescues()) == 1 })
+	p1.kill()
+	r.eventually("resumed by way of P2", r.sessionVia(p2))
+	x.flows(r, "after the kill")
+	r.eventually("control link, too", r.at(p2))
+	x.end()
 }

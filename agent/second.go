@@ -2,10 +2,12 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"migrationsensor/proto"
+	"migrationsensor/proto/link"
 )
 
 // Times between tries of a second control link. Ours.
@@ -16,7 +18,8 @@ const (
 
 // second is the warm control link to another entry, if the catalogue has one. An entry is known to everybody, so it
 // discloses nothing; with it a silent edge is told from a dead network, and another way is there at once. Catalogue and
-// keys are taken from it, but no MIGRATE: that is the current edge's to say. It is owned by the supervisor.
+// keys are taken from it, but no MIGRATE: that is the current edge's to say, and the edge knows from BOOT that this link
+// stands by. It is owned by the supervisor.
 type second struct {
 	up       *uplink // nil while there is none
 	dialling bool
@@ -44,6 +47,10 @@ func (s *supervisor) seekSecond() {
 	if s.up == nil || s.second.up != nil || s.second.dialling {
 		return
 	}
+	if s.attempt != nil { // perhaps it leads there: an edge keeps the newest control link only
+		s.second.soon()
+		return
+	}
 	c, ok := s.otherEntry(s.up.cand.Node)
 	if !ok {
 		return
@@ -52,11 +59,14 @@ func (s *supervisor) seekSecond() {
 	s.second.dialling = s.spawn(func(ctx context.Context) {
 		l, err := d.Dial(ctx, c.Target, proto.KindControl, c.Node)
 		if err != nil {
+			if se, ok := errors.AsType[*link.SealedError](err); ok && se.Reply.Kind == proto.ReplyTransfer {
+				s.attacked(c.Node) // asked again it would name its next proxy again
+			}
 			s.log.Debug("no second control link", "entry", c.name, "err", err)
 			s.second.made <- nil
 			return
 		}
-		s.second.made <- s.newUplink(l)
+		s.second.made <- s.newUplink(l, false)
 	})
 }
 

@@ -78,7 +78,7 @@ func (r *running) knows(w *wires, said *dump, e *testEdge) (where []string) {
 func TestNoStandbyIsKnownBeforeItsTime(t *testing.T) {
 	f := newFleet(t, "fleet")
 	p1, p2, p3 := f.edge(false), f.edge(true), f.edge(true)
-	f.edge(false) // a second entry
+	p4 := f.edge(false) // a second entry
 	f.anchor()
 	w, said := newWires(), &f.said
 	r := f.on(w, func(*Agent) {})
@@ -98,8 +98,15 @@ func TestNoStandbyIsKnownBeforeItsTime(t *testing.T) {
 	p1.say(&proto.CatalogueMsg{Doc: f.newCatalogue(3, protected)}, false)
 	r.eventually("the new catalogue", r.event("catalogue", "version 3"))
 	unknown("in peace", p2, p3)
+	r.eventually("the second entry knows that its link stands by", func() bool { return p4.standBy() == 1 })
+	if p4.isCurrent() || !p1.isCurrent() {
+		t.Errorf("current at P1 %v, at the second entry %v: attacked, it would name a standby", p1.isCurrent(), p4.isCurrent())
+	}
 	p1.migrate(r, 1, p2)
 	r.eventually("at P2", r.at(p2))
+	if p4.isCurrent() {
+		t.Error("the second entry was told that it is the current one")
+	}
 	if where := r.knows(w, said, p2); len(where) < 3 {
 		t.Errorf("the search does not find the edge that is in use: only %q", where)
 	}

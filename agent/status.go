@@ -134,7 +134,7 @@ func (a *Agent) Status() Status {
 	for _, p := range a.protected {
 		s.Protected = append(s.Protected, p.String())
 	}
-	e, up, second, machine := a.enr, a.up, a.second, a.machine
+	e, up, upSince, second, machine := a.enr, a.up, a.upSince, a.second, a.machine
 	warm := make(map[*tether]bool, len(a.warm))
 	for _, t := range a.warm {
 		warm[t] = true
@@ -147,6 +147,7 @@ func (a *Agent) Status() Status {
 		s.Counts.TUNPackets = machine.Packets()
 	}
 	if s.Edge = s.control(e, "control", up); s.Edge != nil {
+		s.Edge.Since = upSince
 		if t := a.lead(); t != nil {
 			s.Edge.RTTms = millis(t.SRTT())
 		}

@@ -143,6 +143,7 @@ func (s *supervisor) joined(ctx context.Context, r joined) {
 	if s.second.up == r.up {
 		s.second.up = nil
 		s.setSecond(nil)
+		s.sayBoot(r.up, true)
 	}
 	if old != nil {
 		old.close()

@@ -21,6 +21,7 @@ const (
 	waitingRetry  = 2 * time.Second        // longest backoff while streams wait
 	raceReset     = 250 * time.Millisecond // or 2 SRTT: then another edge is tried beside the one that reset a link
 	orderRounds   = 3                      // tries of a move that has no deadline
+	farewell      = 200 * time.Millisecond // for the word to the anchor that the session is over
 	drainCheck    = 20 * time.Millisecond  // how soon a retired tether's streams are counted, then
 	drainCheckMax = 250 * time.Millisecond // less and less often
 )
@@ -60,6 +61,7 @@ type tether struct {
 	order    *order // the move that was asked for
 	fresh    bool   // a new link is wanted beside one that says nothing
 	lost     *loss  // what ended the last link
+	gone     gone   // what edges say of the anchor
 	retryAt  time.Time
 	failures backoff
 	hasty    bool      // retryAt is our own backoff: a connection may cut it short
@@ -116,9 +118,9 @@ func (a *Agent) newTether(l *link.Link, single bool) *tether {
 }
 
 // run keeps the session on a link until it ends, by itself, with its last stream when it is retired, or with ctx.
-func (t *tether) run(ctx context.Context) {
+func (t *tether) run(parent context.Context) {
 	defer close(t.done)
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(parent)) // links carry the goodbye
 	defer t.wg.Wait()
 	defer cancel()
 	t.startAll(ctx)
@@ -132,8 +134,13 @@ func (t *tether) run(ctx context.Context) {
 				t.event("session ended", fmt.Sprintf("anchor %s: %s; its streams were reset", t.nodeName(t.anchor), refused.Code))
 			}
 			return
-		case <-ctx.Done():
-			t.shut(context.Cause(ctx))
+		case <-parent.Done():
+			t.sess.End()
+			select {
+			case <-t.sess.Done():
+			case <-time.After(farewell):
+			}
+			t.shut(context.Cause(parent))
 			return
 		case <-t.wake:
 		case <-timer.C:
@@ -175,8 +182,8 @@ func (t *tether) step(ctx context.Context, now time.Time) time.Duration {
 	next := t.poolLocked(ctx, now)
 	if t.retired {
 		if t.sess.Streams() == 0 {
-			t.sess.Close(nil)
-			return 0
+			t.sess.End()
+			return farewell
 		}
 		next = min(next, t.drain)
 		t.drain = min(2*t.drain, drainCheckMax)
@@ -255,8 +262,9 @@ func (t *tether) freshen(ctx context.Context) error {
 		return nil
 	}
 	r := t.round
-	if t.firstLocked() != nil && t.joiningLocked() == nil {
+	if d := t.firstLocked(); d != nil && t.joiningLocked() == nil {
 		t.fresh = true
+		t.suspect(d.cand) // the control link is on the same path: a dead one is missed by nobody
 	}
 	if t.hasty {
 		t.retryAt = time.Time{}

@@ -26,6 +26,7 @@ func (t *tether) dialLocked(ctx context.Context) {
 		defer cancel()
 		l, _, err := race(jctx, cands, stagger, func(ctx context.Context, c candidate) (*link.Link, error) {
 			l, path, err := t.dialData(ctx, c, t.anchor)
+			t.heard(c.Node, err)
 			if err == nil {
 				t.noteTransfers(path)
 			}
@@ -67,6 +68,9 @@ func (t *tether) notDialledLocked(job *dialJob, err error) {
 		t.orderFailedLocked(err, candidate{})
 	}
 	t.endRoundLocked(err)
+	if t.buryLocked(time.Now()) {
+		return
+	}
 	t.log.Debug("no link to the anchor", "anchor", t.anchor, "err", err, "retry", wait)
 }
 

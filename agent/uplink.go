@@ -16,6 +16,7 @@ const (
 	controlDead = 10 * time.Second // after a PING without a sign of life
 	suspectDead = 1500 * time.Millisecond
 	writeWait   = 5 * time.Second
+	proofWait   = 300 * time.Millisecond // or 3 SRTT: for a warm link's sign of life before it becomes the current one; ours
 )
 
 // uplink is a control link to an edge. It has a life apart from the data links'.
@@ -26,21 +27,21 @@ type uplink struct {
 
 	heard atomic.Int64       // when the edge last said anything, in nanoseconds since 1970
 	asks  chan struct{}      // 1-buffered: ask for a sign of life now
+	signs chan struct{}      // 1-buffered: the edge has said something
 	msgs  chan proto.Message // from the reader, who closes it when the control link has ended
 	gone  chan struct{}      // closed by close: the reader need not deliver any more
 	once  sync.Once
 	wmu   sync.Mutex // of writes on control
 }
 
-func (a *Agent) newUplink(ctl *link.Link) *uplink {
+// newUplink runs a control link. One that is not current stands by: its edge is to name no other proxy on it.
+func (a *Agent) newUplink(ctl *link.Link, current bool) *uplink {
 	u := &uplink{
-		cand: a.candidateAt(ctl.Target), control: ctl, since: a.sys.Now(), asks: make(chan struct{}, 1),
+		cand: a.candidateAt(ctl.Target), control: ctl, since: a.sys.Now(), asks: make(chan struct{}, 1), signs: make(chan struct{}, 1),
 		msgs: make(chan proto.Message), gone: make(chan struct{}),
 	}
 	u.heard.Store(time.Now().UnixNano())
-	if err := u.send(&proto.Boot{ID: a.boot, Version: a.sys.Version}); err != nil {
-		a.log.Debug("control link ended at once", "edge", ctl.Target.Node, "err", err) // as its reader will say
-	}
+	a.sayBoot(u, current)
 	if !a.spawn(u.read) {
 		close(u.msgs)
 		u.close()
@@ -48,6 +49,13 @@ func (a *Agent) newUplink(ctl *link.Link) *uplink {
 	}
 	a.spawn(u.watch)
 	return u
+}
+
+// sayBoot tells the edge which start of which agent this is, and whether it is its current edge.
+func (a *Agent) sayBoot(u *uplink, current bool) {
+	if err := u.send(&proto.Boot{ID: a.boot, Current: current, Version: a.sys.Version}); err != nil {
+		a.log.Debug("control link ended", "edge", u.cand.Node, "err", err) // as its reader will say
+	}
 }
 
 // read delivers what the edge says on the control link.
@@ -63,6 +71,10 @@ func (u *uplink) read(ctx context.Context) {
 			return
 		}
 		u.heard.Store(time.Now().UnixNano())
+		select {
+		case u.signs <- struct{}{}:
+		default:
+		}
 		switch m := m.(type) {
 		case *proto.Ping:
 			if u.send(&proto.Pong{Token: m.Token}) != nil {
@@ -86,6 +98,26 @@ func (u *uplink) ask() {
 	case u.asks <- struct{}{}:
 	default:
 	}
+}
+
+// proves asks for a sign of life and reports whether one came soon: a warm link may have died unseen, as when this
+// machine's address has changed.
+func (u *uplink) proves(ctx context.Context, wait time.Duration) bool {
+	select {
+	case <-u.signs: // an old one
+	default:
+	}
+	u.ask()
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-u.signs:
+		return u.lives()
+	case <-u.gone:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // watch keeps the control link from being forgotten by what is on the path, and closes it when the edge is silent.

@@ -50,6 +50,10 @@ func (w ways) Fresh(ctx context.Context, service string, old connhandler.Session
 			if err = t.freshen(ctx); err == nil && !t.ended() {
 				return t, nil
 			}
+			if saysGone(err) { // a session at another anchor is being made
+				was = nil
+				err = w.awaitRound(ctx, r)
+			}
 		} else {
 			err = w.awaitRound(ctx, r)
 		}

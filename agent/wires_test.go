@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,7 +24,8 @@ type wires struct {
 	up, down map[netip.AddrPort]bool // ways that are cut in silence: towards the edge, from it
 	errs     []error                 // of the next dials, in turn
 	dials    map[netip.AddrPort]int
-	received bytes.Buffer // every byte that came to the agent
+	received bytes.Buffer           // every byte that came to the agent
+	limits   map[netip.AddrPort]int // bytes that a link from there still brings; then its edge is dead
 }
 
 func newWires() *wires {
@@ -41,6 +43,9 @@ func (w *wires) dial(ctx context.Context, network, addr string) (net.Conn, error
 	w.dials[at]++
 	silent := w.up[at] || w.down[at]
 	var err error
+	if left, limited := w.limits[at]; limited && left <= 0 {
+		err = syscall.ECONNREFUSED
+	}
 	if len(w.errs) > 0 {
 		err, w.errs = w.errs[0], w.errs[1:]
 	}
@@ -57,6 +62,21 @@ func (w *wires) dial(ctx context.Context, network, addr string) (net.Conn, error
 		return nil, err
 	}
 	return &wire{TCPConn: c.(*net.TCPConn), w: w, at: at}, nil
+}
+
+// dieAfter lets an edge die when so many bytes have come from it.
+func (w *wires) dieAfter(e *testEdge, bytes int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.limits = map[netip.AddrPort]int{e.addr: bytes}
+}
+
+// dead reports whether an edge has died.
+func (w *wires) dead(e *testEdge) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	left, limited := w.limits[e.addr]
+	return limited && left <= 0
 }
 
 // cut makes the ways to an edge silent, or lets them speak again. What was lost meanwhile stays lost.
@@ -102,6 +122,11 @@ func (c *wire) Read(p []byte) (int, error) {
 		lost := c.w.down[c.at]
 		if !lost {
 			c.w.received.Write(p[:n])
+		}
+		if left, limited := c.w.limits[c.at]; limited {
+			if c.w.limits[c.at] = left - n; left <= 0 {
+				n, err = 0, syscall.ECONNRESET
+			}
 		}
 		c.w.mu.Unlock()
 		if err != nil || !lost {

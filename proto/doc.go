@@ -82,7 +82,7 @@
 //	  0  kind        1  1 transfer, 2 retry, 3 busy, 4 reject, 5 go ahead (to a probe only)
 //	  1  count       1  transfer: number of targets, 1 or 2
 //	                    retry, busy: how long to wait, in 100 ms
-//	                    reject: 1 clock, 2 version, 3 revoked; go ahead: 0
+//	                    reject: 1 clock, 2 version, 3 revoked, 4 anchor gone (data links only); go ahead: 0
 //	  2  server time 4  reject only, else 0
 //	  6  round       8  of the attack
 //	 14  client     18  address and port as seen
@@ -101,8 +101,10 @@
 // A data link may end at another node than the edge that is dialled: the preamble's target, one of the
 // catalogue's anchors. The edge verifies the preamble as always, connects to a relay port of the anchor
 // over the backplane, writes this header in the preamble's place and passes all further bytes both ways:
-// TLS is between agent and anchor. A wrong header is never answered; without an anchor the agent gets a
-// sealed RETRY.
+// TLS is between agent and anchor. A wrong header is never answered. Without an anchor the agent gets a
+// sealed RETRY; a sealed REJECT (anchor gone) when the edge's peer link with it has been down for more than
+// 5 s, or it is no longer a node of the fleet. An agent that has heard only that for 10 s, or from two edges,
+// resets the streams it has there.
 //
 //	 0  magic    4  4d 53 72 01
 //	 4  version  1  1
@@ -174,7 +176,8 @@
 //	44 RENEW       A →    CSR bytes
 //	45 RENEW_OK      ←    n× certificate bytes
 //	46 GOAWAY        ←    reason text
-//	47 BOOT        A →    boot id 8, version text
+//	47 BOOT        A →    boot id 8, current 1, version text: first of all, and when current changes. Current is
+//	                      the agent's newest control link; one that stands by is sent no MIGRATE and no STANDBY
 //	48 STANDBY       ←    n× target
 //
 // Between nodes, mutual TLS on the backplane:

@@ -87,7 +87,7 @@ func messages() []Message {
 		&OpenOK{Credit: 65536},
 		&OpenFail{Code: OpenTimedOut, Text: "no answer"},
 		&Ping{Token: 7}, &Pong{Token: 7},
-		&CatalogueMsg{Doc: []byte("{}")}, &GoAway{Reason: "stop"}, &Boot{ID: 8, Version: "v1"}, &Standby{Targets: []Target{aTarget}}, &keys,
+		&CatalogueMsg{Doc: []byte("{}")}, &GoAway{Reason: "stop"}, &Boot{ID: 8, Current: true, Version: "v1"}, &Standby{Targets: []Target{aTarget}}, &keys,
 		&Renew{CSR: []byte("csr")}, &RenewOK{Chain: [][]byte{[]byte("leaf"), []byte("ca")}},
 		&Enrol{Token: anAgent, Secret: [32]byte(seq(32, 2)), CSR: []byte("csr"), As: "p2"},
 		&EnrolOK{
@@ -126,6 +126,8 @@ func golden() (names []string, is map[string][]byte) {
 		sealed := r.Seal(pre, keys)
 		add(fmt.Sprintf("sealed-%d", r.Kind), sealed[:])
 	}
+	gone := Reply{Kind: ReplyReject, Code: RejectAnchor}.Seal(pre, keys)
+	add("sealed-4-anchor-gone", gone[:])
 	add("relay-header", aRelay.Append(nil, aRelayKey))
 	add("header", Header{Type: TypeData, Flags: FlagMore, Length: 16368, Stream: 0x01020304, Offset: 0x05060708090a0b0c}.Append(nil))
 	for _, m := range messages() {

@@ -228,18 +228,19 @@ func (*GoAway) Type() FrameType                 { return TypeGoAway }
 func (m *GoAway) AppendPayload(b []byte) []byte { return appendText(b, m.Reason) }
 func (m *GoAway) parse(d *decoder)              { m.Reason = d.text() }
 
-// Boot is the first message of an agent on a control link. ID is random at each start of an agent: two of one agent that take
-// turns are two machines with one identity.
+// Boot is the first message of an agent on a control link, and is sent again when Current changes. ID is random at each
+// start of an agent: two of one agent that take turns are two machines with one identity.
 type Boot struct {
 	ID      uint64
+	Current bool // this edge is the agent's current one; else the link stands by and is told no hidden address
 	Version string
 }
 
 func (*Boot) Type() FrameType { return TypeBoot }
 func (m *Boot) AppendPayload(b []byte) []byte {
-	return appendText(binary.BigEndian.AppendUint64(b, m.ID), m.Version)
+	return appendText(appendBool(binary.BigEndian.AppendUint64(b, m.ID), m.Current), m.Version)
 }
-func (m *Boot) parse(d *decoder) { m.ID, m.Version = d.u64(), d.text() }
+func (m *Boot) parse(d *decoder) { m.ID, m.Current, m.Version = d.u64(), d.bool(), d.text() }
 
 // Standby gives an agent an address ahead, for the time when its edge falls silent (`rescue = "standby"`). The newest counts;
 // an empty one takes it back.

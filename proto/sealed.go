@@ -42,6 +42,7 @@ const (
 	RejectClock   uint8 = 1 + iota // ServerTime tells the right one
 	RejectVersion                  // another version of the protocol is spoken here
 	RejectRevoked                  // this agent is no longer of the fleet
+	RejectAnchor                   // the anchor that a data link names is gone: another one, not again
 )
 
 // Target is a proxy to go to, with the agent's keys for it.

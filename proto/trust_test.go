@@ -176,6 +176,7 @@ func TestSealedReply(t *testing.T) {
 		{Kind: ReplyBusy, After: 100 * time.Millisecond},
 		{Kind: ReplyReject, Code: RejectClock, ServerTime: aTime},
 		{Kind: ReplyReject, Code: RejectRevoked},
+		{Kind: ReplyReject, Code: RejectAnchor},
 	} {
 		sealed := r.Seal(pre, keys)
 		got, err := OpenReply(sealed[:], pre, keys)

@@ -260,6 +260,49 @@ func TestF34(t *testing.T) {
 	if st := w.nodes["a1"].Status(); st.Sessions != 1 {
 		t.Errorf("%d sessions at the anchor: it waits for its agent", st.Sessions)
 	}
+	for name, p := range w.nodes {
+		if gone := p.isGone(w.node("a1").ID); gone {
+			t.Errorf("%s gives it up after a flap", name)
+		}
+	}
+}
+
+// TestF33DeadAnchor: an anchor whose peer link stays down is given up by every edge that would pass links on to it; so
+// is a node that the fleet does not know as one.
+func TestF33DeadAnchor(t *testing.T) {
+	w := newWorld(t, withAnchor(t))
+	w.relays("p1", "a1")
+	c := w.enrol()
+	l, err := c.via(c.entry, "a1", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = c.FollowVia(t.Context(), c.entry, proto.KindData, proto.NewNodeID())
+	if !isGone(err) {
+		t.Errorf("an anchor that is not declared: got %v, want REJECT (anchor gone)", err)
+	}
+	w.nodes["a1"].Stop()
+	l.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_, _ = io.Copy(io.Discard, l) // ends with the anchor
+	began, retries := time.Now(), 0
+	w.eventually("P1 says that it is gone", func() bool {
+		_, err := c.via(c.entry, "a1", false)
+		switch {
+		case isRetry(err):
+			retries++
+		case !isGone(err):
+			t.Fatalf("got %v, want RETRY and then REJECT (anchor gone)", err)
+		}
+		return isGone(err)
+	})
+	if took := time.Since(began); retries == 0 || took < goneAfter-time.Second {
+		t.Errorf("given up after %v and %d RETRYs: a flap would have been enough", took, retries)
+	}
+}
+
+func isGone(err error) bool {
+	se, is := errors.AsType[*link.SealedError](err)
+	return is && se.Reply.Kind == proto.ReplyReject && se.Reply.Code == proto.RejectAnchor
 }
 
 func isRetry(err error) bool {

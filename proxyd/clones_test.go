@@ -50,10 +50,8 @@ func TestCloneAlarm(t *testing.T) {
 	w := newWorld(t)
 	c := w.enrol()
 	for _, boot := range []uint64{1, 2, 1} {
+		c.boot = boot
 		l, said := c.control(c.entry, false)
-		if err := proto.WriteMessage(l, &proto.Boot{ID: boot, Version: "v1"}); err != nil {
-			t.Fatal(err)
-		}
 		if err := proto.WriteMessage(l, &proto.Ping{Token: boot}); err != nil {
 			t.Fatal(err)
 		}

@@ -102,7 +102,7 @@ func newEdge(p *Proxy) (*edge, error) {
 		Node:   self.ID,
 		Keys:   e.keys,
 		Nonces: nonces,
-		Decide: e.decide, Control: e.control, Data: e.data, Enrol: e.enrol, Relay: e.relay, Anchors: p.isAnchor,
+		Decide: e.decide, Control: e.control, Data: e.data, Enrol: e.enrol, Relay: e.relay, Anchors: p.isAnchor, Gone: p.isGone,
 		Clock: e.host.Now, Log: p.log,
 	}
 	e.door.nonces = nonces

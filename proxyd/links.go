@@ -93,7 +93,7 @@ func (e *edge) control(ctx context.Context, l *link.Link, v proto.Verified) {
 		e.log.Debug("control link ended", "agent", v.Agent, "err", err)
 		return
 	}
-	m := &informer.Member{Agent: v.Agent, Addr: l.Remote(), Send: send}
+	m := &informer.Member{Agent: v.Agent, Addr: l.Remote(), Send: send, End: l.Abort}
 	for _, s := range e.anchor.SessionsOf(v.Agent) {
 		m.Session, m.Services = s.ID, s.Services
 	}
@@ -162,10 +162,7 @@ func (e *edge) introduce(send func(proto.Message) error, agent proto.AgentID) er
 	err := send(&proto.Keys{Entries: []proto.KeyEntry{{
 		Node: e.self.ID, Key: id, Keys: secret.Admission(agent), Expiry: e.host.Now().Add(keysFor),
 	}}})
-	if err != nil {
-		return err
-	}
-	return e.tellStandby(send, agent)
+	return err
 }
 
 // tellStandby tells an agent its next proxy ahead, where the fleet wants that. An attacked edge does not: it names the
@@ -193,6 +190,7 @@ func (e *edge) heard(ctx context.Context, m *informer.Member, agent proto.AgentI
 	case *proto.Pong:
 		return nil
 	case *proto.Boot:
+		e.booted(m, msg)
 		if e.clones.seen(agent, msg.ID, e.host.Now()) {
 			e.mu.Lock()
 			e.counts.clones++
@@ -208,6 +206,19 @@ func (e *edge) heard(ctx context.Context, m *informer.Member, agent proto.AgentI
 		return m.Send(answer)
 	}
 	return errors.New("an agent does not send this")
+}
+
+// booted takes note of which start of an agent a control link belongs to, and whether this edge is its current one: only
+// then is it told where to go, at once if this edge sends its clients on.
+func (e *edge) booted(m *informer.Member, b *proto.Boot) {
+	e.informer.Boot(m, b.ID, b.Current)
+	if !b.Current {
+		return
+	}
+	if err := e.tellStandby(m.Send, m.Agent); err != nil {
+		e.log.Debug("standby not told", "agent", m.Agent, "err", err)
+	}
+	e.poke()
 }
 
 // enrol passes a token's ENROL to the signing node.

@@ -32,7 +32,7 @@ type MoveProgress struct {
 	Agents       int    `json:"agents"` // that it is for
 	Told         int    `json:"told"`
 	Acknowledged int    `json:"acknowledged"`
-	Gone         int    `json:"gone"`    // none of their links is here any more
+	Gone         int    `json:"gone"`    // no data link of theirs is here any more, and they take no orders here
 	Nowhere      int    `json:"nowhere"` // no neighbour may take them
 	Plain        int    `json:"plain"`   // connections without an agent, which cannot move
 	Held         int    `json:"held"`    // streams whose anchor is this node: they go on, and end with it
@@ -113,7 +113,9 @@ func (e *edge) watch(ctx context.Context, mv *informer.Moving, wait time.Duratio
 func (e *edge) progress(mv *informer.Moving) MoveProgress {
 	here := map[proto.AgentID]bool{}
 	for _, l := range e.acceptor.Links() {
-		here[l.Agent] = true
+		if l.Kind == proto.KindData {
+			here[l.Agent] = true
+		}
 	}
 	p := mv.Progress(func(a proto.AgentID) bool { return here[a] })
 	return MoveProgress{
@@ -223,6 +225,9 @@ func (e *edge) chosen(req MoveRequest) (map[proto.AgentID]bool, error) {
 		if err != nil {
 			return nil, err
 		}
+		if !slices.ContainsFunc(members, func(m informer.MemberInfo) bool { return m.Agent == a && !m.StandsBy }) {
+			return nil, fmt.Errorf("agent %s only stands by here: move it on the proxy that it uses", a)
+		}
 		who[a] = true
 	}
 	return who, nil
@@ -263,6 +268,7 @@ type AgentStatus struct {
 	Streams      int       `json:"streams"` // of sessions that are held here
 	Told         string    `json:"told,omitempty"`
 	Acknowledged bool      `json:"acknowledged,omitempty"`
+	StandsBy     bool      `json:"stands_by,omitempty"` // it uses another proxy, and keeps a control link here
 }
 
 // Agents lists the agents that are connected to this node, by id.
@@ -285,7 +291,7 @@ func (p *Proxy) Agents() []AgentStatus {
 	for _, m := range e.informer.List() {
 		a := AgentStatus{
 			ID: m.Agent.String(), Addr: m.Addr.String(), Since: m.Since, Links: links[m.Agent], Streams: streams[m.Agent],
-			Acknowledged: m.Acknowledged,
+			Acknowledged: m.Acknowledged, StandsBy: m.StandsBy,
 		}
 		if n, ok := doc.Node(m.Told); ok {
 			a.Told = n.Name

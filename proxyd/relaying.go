@@ -22,6 +22,25 @@ func (p *Proxy) isAnchor(id proto.NodeID) bool {
 	return ok && len(n.Relay) > 0
 }
 
+// goneAfter is how long the peer link with an anchor must be down before agents are told to give it up: longer than a
+// flap, in which they lose nothing by waiting. Ours.
+const goneAfter = 5 * time.Second
+
+// isGone reports whether a node is no anchor any more, or dead as far as this one can tell.
+func (p *Proxy) isGone(id proto.NodeID) bool {
+	if !p.isAnchor(id) {
+		return true
+	}
+	s := p.peers.Up()[id]
+	switch {
+	case s.Up:
+		return false
+	case s.Since.IsZero(): // there was never a link with it
+		return p.host.Now().Sub(p.since) >= goneAfter
+	}
+	return time.Since(s.Since) >= goneAfter
+}
+
 // dialAnchor connects to the anchor that a data link names, at any of its relay ports, and vouches for the agent.
 func (p *Proxy) dialAnchor(ctx context.Context, v proto.Verified, from netip.AddrPort) (net.Conn, error) {
 	n, ok := p.state.Doc().Node(v.Target)

@@ -204,7 +204,9 @@ func TestAgentsAreToldOfANewFleet(t *testing.T) {
 func TestAgentThatDoesNotRead(t *testing.T) {
 	w := newWorld(t)
 	c := w.enrol()
-	c.link(c.entry, proto.KindControl, false)
+	if err := proto.WriteMessage(c.link(c.entry, proto.KindControl, false), &proto.Boot{Current: true}); err != nil {
+		t.Fatal(err)
+	}
 	e := w.nodes["p1"].edge
 	w.eventually("the agent is a member", func() bool { n, _ := e.informer.Members(); return n == 1 })
 	w.eventually("it lost its link", func() bool {

@@ -16,7 +16,7 @@ type Status struct {
 	Rates      map[string]float64 `json:"rates,omitempty"`      // packets/s by kind, in the last interval
 	Thresholds map[string]float64 `json:"thresholds,omitempty"` // packets/s by kind; absent is off
 	Counts     map[string]uint64  `json:"counts,omitempty"`
-	Agents     int                `json:"agents"`              // connected
+	Agents     int                `json:"agents"`              // connected, and this proxy is their current one
 	Links      int                `json:"links"`               // data links through it, wherever they end
 	Relayed    int                `json:"relayed"`             // of them, those that it passes on to another anchor
 	Sessions   int                `json:"sessions"`            // that end here

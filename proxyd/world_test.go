@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -372,6 +373,7 @@ type client struct {
 	w     *world
 	id    proto.AgentID
 	entry proto.Target
+	boot  uint64
 }
 
 // enrol joins through P1 with a token for one use.
@@ -414,10 +416,26 @@ func (w *world) enrol() *client {
 	}}
 }
 
-// control opens a control link; what the edge says comes out of the channel until the link ends.
+// control opens a control link to the agent's current edge; what the edge says comes out of the channel until the link
+// ends.
 func (c *client) control(t proto.Target, told bool) (*link.Link, <-chan proto.Message) {
 	c.w.t.Helper()
+	l, said := c.controlLink(t, told, true)
+	c.w.eventually("the edge knows that it is the current one", func() bool {
+		for _, p := range c.w.nodes {
+			if p.edge != nil && p.edge.self.ID == t.Node {
+				return slices.ContainsFunc(p.Agents(), func(a AgentStatus) bool { return a.ID == c.id.String() && !a.StandsBy })
+			}
+		}
+		return false
+	})
+	return l, said
+}
+
+func (c *client) controlLink(t proto.Target, told, current bool) (*link.Link, <-chan proto.Message) {
+	c.w.t.Helper()
 	l := c.link(t, proto.KindControl, told)
+	c.boots(l, current)
 	said := make(chan proto.Message, 64)
 	go func() {
 		defer close(said)
@@ -435,6 +453,14 @@ func (c *client) control(t proto.Target, told bool) (*link.Link, <-chan proto.Me
 		}
 	}
 	return l, said
+}
+
+// boots says on a control link which start of the agent it is of, and whether it is the current one.
+func (c *client) boots(l *link.Link, current bool) {
+	c.w.t.Helper()
+	if err := proto.WriteMessage(l, &proto.Boot{ID: c.boot, Current: current, Version: "test"}); err != nil {
+		c.w.t.Fatal(err)
+	}
 }
 
 func (c *client) link(t proto.Target, kind proto.Kind, told bool) *link.Link {

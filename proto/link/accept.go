@@ -50,6 +50,9 @@ type Acceptor struct {
 	Relay func(ctx context.Context, v proto.Verified, from netip.AddrPort) (anchor net.Conn, err error)
 	// Anchors reports whether a data link may be passed on to the node. May be nil: to none.
 	Anchors func(proto.NodeID) bool
+	// Gone reports whether a node that can't be reached, or that Anchors knows nothing of, is to be given up: the answer
+	// is REJECT (anchor gone). May be nil: never; then it is RETRY, or silence.
+	Gone func(proto.NodeID) bool
 
 	Clock      func() time.Time // nil: time.Now
 	MaxPending int              // 0: 1024
@@ -221,6 +224,9 @@ func (a *Acceptor) greet(c net.Conn, from netip.AddrPort) (g greeting, reply *pr
 	case err != nil:
 		a.stats.wrong(err)
 		return g, nil, false
+	case g.Kind == proto.KindData && g.Target != a.Node && a.Relay != nil && !a.serves(g.Verified) && a.gone(g.Target):
+		a.stats.unreached.Add(1)
+		return g, &proto.Reply{Kind: proto.ReplyReject, Code: proto.RejectAnchor}, true
 	case !a.serves(g.Verified):
 		a.stats.badKind.Add(1)
 		return g, nil, false
@@ -246,6 +252,8 @@ func (a *Acceptor) greet(c net.Conn, from netip.AddrPort) (g greeting, reply *pr
 	}
 	return g, reply, true
 }
+
+func (a *Acceptor) gone(anchor proto.NodeID) bool { return a.Gone != nil && a.Gone(anchor) }
 
 // serves reports whether this node ends such a link itself, or passes it on.
 func (a *Acceptor) serves(v proto.Verified) bool {

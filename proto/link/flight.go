@@ -46,6 +46,8 @@ func (e *SealedError) Error() string {
 		return "the proxy speaks another version of the protocol (REJECT); update ms-agent"
 	case proto.RejectRevoked:
 		return "the proxy says that this agent was revoked (REJECT); join again with a new token"
+	case proto.RejectAnchor:
+		return "the proxy says that the anchor of this session is gone (REJECT)"
 	}
 	return fmt.Sprintf("the proxy rejects this client with code %d (REJECT)", r.Code)
 }

@@ -146,7 +146,7 @@ type Stats struct {
 	Enrol        uint64
 	Probes       uint64 // answered "go ahead"
 	Relayed      uint64 // data links passed on to their anchor
-	Unreached    uint64 // answered RETRY: their anchor could not be reached, or did not answer
+	Unreached    uint64 // answered RETRY or REJECT: their anchor could not be reached, did not answer, or is gone
 	Passed       uint64 // relay headers of other edges that were good
 	BadRelay     uint64 // and those that were not
 	AcceptErrors uint64

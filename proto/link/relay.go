@@ -17,6 +17,7 @@ import (
 // Times of a data link that is passed on.
 const (
 	reachTimeout  = time.Second            // the protocol's: to the anchor
+	partingTime   = 2 * time.Second        // ours: for the agent's end, after the anchor's: its path may be gone
 	answerTimeout = 4 * time.Second        // ours: for its first byte; shorter than the agent waits for one
 	retryLeast    = 300 * time.Millisecond // ours: what RETRY tells
 	retrySpread   = 400 * time.Millisecond
@@ -57,12 +58,16 @@ func (a *Acceptor) relay(ctx context.Context, c net.Conn, g greeting, from netip
 	p.run()
 }
 
-// unreached answers RETRY.
+// unreached answers RETRY, or that the anchor is gone.
 func (a *Acceptor) unreached(c net.Conn, g greeting, from netip.AddrPort, err error) {
 	a.stats.unreached.Add(1)
 	a.stats.sealed.Add(1)
 	a.Log.Debug("data link not passed on", "agent", g.Agent, "anchor", g.Target, "err", err)
-	sealed(c, g, proto.Reply{Kind: proto.ReplyRetry, After: retryLeast + rand.N(retrySpread)}, from)
+	r := proto.Reply{Kind: proto.ReplyRetry, After: retryLeast + rand.N(retrySpread)}
+	if a.gone(g.Target) {
+		r = proto.Reply{Kind: proto.ReplyReject, Code: proto.RejectAnchor}
+	}
+	sealed(c, g, r, from)
 }
 
 // A passage is a data link that another node ends: two connections, and every byte from one to the other as it came.
@@ -108,6 +113,7 @@ func (p *passage) begin() error {
 // run passes bytes until both directions have ended.
 func (p *passage) run() {
 	p.carry(p.agent, p.anchor, &p.down, &p.up)
+	p.agent.SetReadDeadline(time.Now().Add(partingTime)) // an anchor that has ended a link takes nothing more on it
 	p.wg.Wait()
 	p.anchor.Close()
 }

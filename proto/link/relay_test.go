@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"syscall"
 	"testing"
@@ -564,5 +565,31 @@ func TestPassageEnds(t *testing.T) {
 			wantReset(t, agent)
 			ends(done)
 		})
+	}
+}
+
+// TestDeadAgentOutlivesNoAnchor: an anchor that has ended a link ends it at the edge too, when nothing more is heard of
+// the agent, whose path may be gone.
+func TestDeadAgentOutlivesNoAnchor(t *testing.T) {
+	agent, near := tcpPair(t)
+	far, anchor := tcpPair(t)
+	p := &passage{agent: near, anchor: far}
+	if _, err := anchor.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.begin(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { defer close(ended); p.run() }()
+	anchor.Close()
+	select {
+	case <-ended:
+	case <-time.After(partingTime + patience):
+		t.Fatal("the link is still passed on")
+	}
+	agent.SetReadDeadline(time.Now().Add(patience))
+	if b, err := io.ReadAll(agent); string(b) != "hello" || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the agent's side: %q, %v", b, err)
 	}
 }

@@ -10,7 +10,9 @@ import (
 	"migrationsensor/proto"
 )
 
-// Elsewhere a pure ACK goes before the first flight; the proxy's SYN Checker expects that too.
+// Elsewhere a pure ACK goes before the first flight; the proxy's SYN Checker expects that too. And the length of segments
+// can't be bounded before connect, which is when the other end is told of it: macOS takes TCP_MAXSEG only to make it
+// smaller for what is sent, Windows has no such option. There a link needs a path that says what it can't carry.
 func prepare(syscall.RawConn, bool) {}
 
 func tune(net.Conn, proto.Kind) {}

@@ -3,8 +3,11 @@ package link
 import (
 	"encoding/binary"
 	"net"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"migrationsensor/proto"
 )
@@ -77,6 +80,38 @@ func TestFirstFlightOnTheWire(t *testing.T) {
 		}
 		if s := got[1]; s.flags&(tcpACK|tcpPSH) != tcpACK|tcpPSH || s.data <= proto.PreambleLen || s.data > proto.FirstFlightMax {
 			t.Errorf("keyed %v: the segment after the SYN has flags %#x and %d bytes, want ACK with the first flight", keyed, s.flags, s.data)
+		}
+	}
+}
+
+// TestF32SegmentsAreShort: neither end of a link sends a segment longer than every path carries.
+func TestF32SegmentsAreShort(t *testing.T) {
+	for _, keyed := range []bool{false, true} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error { prepare(c, keyed); return nil }}
+		near, err := d.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer near.Close()
+		if _, err := near.Write([]byte("a first flight")); err != nil { // a keyed SYN goes with it
+			t.Fatal(err)
+		}
+		far, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer far.Close()
+		for end, c := range map[string]net.Conn{"agent": near, "edge": far} {
+			mss := 0
+			option(c, func(fd int) { mss, err = unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_MAXSEG) })
+			if err != nil || mss > linkMSS || mss < linkMSS-40 {
+				t.Errorf("keyed %v: the %s's segments are of %d bytes, %v; want at most %d", keyed, end, mss, err, linkMSS)
+			}
 		}
 	}
 }

@@ -230,6 +230,7 @@ func TestMigrateTellsProxyFirst(t *testing.T) {
 		return nil
 	}}
 	leave := i.Join(m)
+	i.Boot(m, 1, true)
 	if left := i.Migrate(t.Context(), time.Second); left != 0 {
 		t.Errorf("%d agents have no next proxy", left)
 	}
@@ -276,10 +277,12 @@ func TestBusyProxyIsSkipped(t *testing.T) {
 	i := newTest(w, 2, 3)
 	i.Begin(1)
 	var got proto.NodeID
-	i.Join(&Member{Agent: agent(1), Addr: client, Send: func(m proto.Message) error {
+	m := &Member{Agent: agent(1), Addr: client, Send: func(m proto.Message) error {
 		got = m.(*proto.Migrate).Targets[0].Node
 		return nil
-	}})
+	}}
+	i.Join(m)
+	i.Boot(m, 1, true)
 	i.Migrate(t.Context(), time.Second)
 	if got == busy || got == (proto.NodeID{}) {
 		t.Errorf("sent to %s; %s said it is busy", got, busy)
@@ -289,10 +292,12 @@ func TestBusyProxyIsSkipped(t *testing.T) {
 func TestNobodyToTakeOver(t *testing.T) {
 	i := newTest(&wire{})
 	i.Begin(1)
-	i.Join(&Member{Agent: agent(1), Addr: client, Send: func(proto.Message) error {
+	m := &Member{Agent: agent(1), Addr: client, Send: func(proto.Message) error {
 		t.Error("notified although there is nowhere to go")
 		return nil
-	}})
+	}}
+	i.Join(m)
+	i.Boot(m, 1, true)
 	if left := i.Migrate(t.Context(), time.Second); left != 1 {
 		t.Errorf("%d agents left, want 1", left)
 	}

@@ -23,12 +23,16 @@ type Member struct {
 	// Send hands one message to the control link. It must not wait for the network: one agent that
 	// does not read would hold up the others.
 	Send func(proto.Message) error
+	// End ends the control link; nil: nobody can.
+	End func()
 	// Session and Services describe what it uses, for the next proxy; both may be empty.
 	Session  proto.SessionID
 	Services []string
 
 	// guarded by Informer.mu
 	since   time.Time
+	boot    uint64          // of the start of the agent that it belongs to
+	current bool            // it says that this proxy is its current one; else it stands by, and is told no address
 	asked   proto.MigrateID // the migration notification it was sent last
 	acked   bool
 	to      proto.NodeID  // where it sends it
@@ -59,7 +63,7 @@ func (m *Member) due(now time.Time) bool {
 	return !m.askedAt.IsZero() && now.Sub(m.askedAt) >= after+m.spread
 }
 
-// Join adds a connected agent; leave takes it away again.
+// Join adds a connected agent; leave takes it away again. It stands by until Boot says otherwise.
 func (i *Informer) Join(m *Member) (leave func()) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -73,17 +77,48 @@ func (i *Informer) Join(m *Member) (leave func()) {
 	}
 }
 
+// Boot notes what an agent says of its control link. The newest one takes the place of all others of the same start of
+// the agent: it has one here, current or standing by, and it may be that nobody ever hears of the others' end. So they
+// are ended.
+func (i *Informer) Boot(m *Member, boot uint64, current bool) {
+	for _, o := range i.replaced(m, boot, current) {
+		if o.End != nil {
+			o.End()
+		}
+	}
+}
+
+func (i *Informer) replaced(m *Member, boot uint64, current bool) (old []*Member) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if current && !m.current {
+		m.askLocked(proto.MigrateID{}, proto.NodeID{})
+	}
+	m.boot, m.current = boot, current
+	for o := range i.members {
+		if o != m && o.Agent == m.Agent && o.boot == boot {
+			o.current = false
+			old = append(old, o)
+		}
+	}
+	return old
+}
+
 // Members returns how many agents are connected, and how many of them have not acknowledged a
-// migration notification.
+// migration notification. Those that only stand by do not count: they are somewhere else.
 func (i *Informer) Members() (connected, waiting int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for m := range i.members {
+		if !m.current {
+			continue
+		}
+		connected++
 		if !m.acked {
 			waiting++
 		}
 	}
-	return len(i.members), waiting
+	return connected, waiting
 }
 
 // Acknowledged notes an agent's MIGRATE_OK. One that answers no question of ours is ignored.
@@ -96,20 +131,28 @@ func (i *Informer) Acknowledged(m *Member, id proto.MigrateID) {
 	}
 }
 
-// Tell sends m to every connected agent.
+// Tell sends m to every connected agent, to those that stand by too.
 func (i *Informer) Tell(m proto.Message) {
-	for _, to := range i.Connected() {
+	i.mu.Lock()
+	all := slices.Collect(maps.Keys(i.members))
+	i.mu.Unlock()
+	for _, to := range all {
 		if err := to.Send(m); err != nil {
 			i.log.Info("agent not told", "agent", to.Agent, "type", m.Type(), "err", err)
 		}
 	}
 }
 
-// Connected lists the agents that are connected.
-func (i *Informer) Connected() []*Member {
+// Connected lists the agents whose current proxy this is.
+func (i *Informer) Connected() (out []*Member) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return slices.Collect(maps.Keys(i.members))
+	for m := range i.members {
+		if m.current {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 // Begin starts a round: what was acknowledged in an earlier one no longer counts.
@@ -181,7 +224,7 @@ func (i *Informer) plan(o Order) (_ map[proto.NodeID][]move, left int) {
 	out := make(map[proto.NodeID][]move)
 	free := slices.ContainsFunc(i.neighbours, func(n Neighbour) bool { return o.allows(n) && i.refusalLocked(n, now) == "" })
 	for m := range i.members {
-		if !o.wants(m) {
+		if !m.current || !o.wants(m) {
 			continue
 		}
 		if n, ok := i.boundLocked(m, now); ok {

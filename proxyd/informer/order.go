@@ -37,7 +37,7 @@ type Progress struct {
 	Agents       int // that it is for
 	Told         int
 	Acknowledged int
-	Gone         int // their control link here has ended, and what else the caller counts
+	Gone         int // their control link here has ended or stands by, and what else the caller counts
 	Nowhere      int // no next proxy for them
 }
 
@@ -47,7 +47,7 @@ func (i *Informer) Move(ctx context.Context, o Order, who func(proto.AgentID) bo
 	mv.order.members = map[*Member]bool{}
 	i.mu.Lock()
 	for m := range i.members {
-		if who(m.Agent) {
+		if m.current && who(m.Agent) {
 			mv.members = append(mv.members, m)
 			mv.order.members[m] = true
 			m.askLocked(proto.MigrateID{}, proto.NodeID{}) // what it was told before no longer counts
@@ -61,7 +61,7 @@ func (i *Informer) Move(ctx context.Context, o Order, who func(proto.AgentID) bo
 // Again asks those again that were not told yet, or do not go.
 func (mv *Moving) Again(ctx context.Context) { mv.i.move(ctx, mv.order) }
 
-// Progress tells how far it is now. here says of an agent without a control link whether it has others.
+// Progress tells how far it is now. here says of an agent that is told nothing here any more whether it has other links.
 func (mv *Moving) Progress(here func(proto.AgentID) bool) Progress {
 	mv.i.mu.Lock()
 	defer mv.i.mu.Unlock()
@@ -69,13 +69,13 @@ func (mv *Moving) Progress(here func(proto.AgentID) bool) Progress {
 	for _, m := range mv.members {
 		if !m.askedAt.IsZero() {
 			p.Told++
-		} else if !m.left {
+		} else if m.current && !m.left {
 			p.Nowhere++
 		}
 		if m.acked {
 			p.Acknowledged++
 		}
-		if m.left && !here(m.Agent) {
+		if (m.left || !m.current) && !here(m.Agent) {
 			p.Gone++
 		}
 	}
@@ -89,6 +89,7 @@ type MemberInfo struct {
 	Since        time.Time
 	Told         proto.NodeID // where it was sent; zero: nowhere
 	Acknowledged bool
+	StandsBy     bool // its current proxy is another one
 }
 
 // List returns the connected agents, by id and then by age.
@@ -97,7 +98,7 @@ func (i *Informer) List() []MemberInfo {
 	defer i.mu.Unlock()
 	out := make([]MemberInfo, 0, len(i.members))
 	for m := range i.members {
-		info := MemberInfo{Agent: m.Agent, Addr: seen(m.Addr), Since: m.since, Acknowledged: m.acked}
+		info := MemberInfo{Agent: m.Agent, Addr: seen(m.Addr), Since: m.since, Acknowledged: m.acked, StandsBy: !m.current}
 		if !m.askedAt.IsZero() {
 			info.Told = m.to
 		}

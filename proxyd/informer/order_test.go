@@ -1,6 +1,7 @@
 package informer
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -25,7 +26,9 @@ func connect(i *Informer, a proto.AgentID) (b *mailbox, leave func()) {
 		b.got = append(b.got, m.(*proto.Migrate))
 		return nil
 	}}
-	return b, i.Join(b.Member)
+	leave = i.Join(b.Member)
+	i.Boot(b.Member, 1, true)
+	return b, leave
 }
 
 // told is where it was sent, in order, as the first byte of the node.
@@ -120,6 +123,55 @@ func TestUserInfoTellsTheSpread(t *testing.T) {
 	i.Migrate(t.Context(), time.Minute)
 	if len(spread) != 200 || spread[0] != 2*time.Second || spread[199] != 2*time.Second {
 		t.Errorf("%d clients announced, the first within %v; want 200 within 2s", len(spread), spread[0])
+	}
+}
+
+// An agent that only stands by here is told nothing and counts nowhere; when this becomes its current proxy, it is.
+func TestWhoStandsByIsToldNothing(t *testing.T) {
+	i := newTest(&wire{}, 2)
+	b, _ := connect(i, agent(1))
+	i.Boot(b.Member, 1, false)
+	i.Begin(1)
+	left := i.Migrate(t.Context(), time.Minute)
+	mv := i.Move(t.Context(), Order{}, func(proto.AgentID) bool { return true })
+	connected, waiting := i.Members()
+	if len(b.told()) != 0 || left != 0 || connected != 0 || waiting != 0 || len(i.Disclosed()) != 0 || mv.Progress(nowhere).Agents != 0 {
+		t.Errorf("told %v, %d left, %d connected, %d waiting, disclosed %v, moved %+v", b.told(), left, connected, waiting, i.Disclosed(), mv.Progress(nowhere))
+	}
+	if l := i.List(); len(l) != 1 || !l[0].StandsBy {
+		t.Errorf("listed as %+v", l)
+	}
+	i.Boot(b.Member, 1, true)
+	i.Migrate(t.Context(), time.Minute)
+	want(t, "now it is the current one", b.told(), 2)
+}
+
+// The newest control link of an agent ends the older ones of the same start: it may be that nobody hears of their end.
+// One of another start is another machine.
+func TestNewestControlLinkReplaces(t *testing.T) {
+	i := newTest(&wire{}, 2)
+	var ended []string
+	connect := func(name string, a proto.AgentID, boot uint64, current bool) {
+		var leave func()
+		m := &Member{Agent: a, Addr: client, Send: func(proto.Message) error { return nil }, End: func() { ended = append(ended, name); leave() }}
+		leave = i.Join(m)
+		i.Boot(m, boot, current)
+	}
+	connect("first", agent(1), 1, true)
+	mv := i.Move(t.Context(), Order{}, func(proto.AgentID) bool { return true })
+	connect("other agent", agent(2), 1, true)
+	connect("other start", agent(1), 2, true)
+	if len(ended) != 0 || mv.Progress(nowhere).Gone != 0 {
+		t.Fatalf("ended %v, %+v", ended, mv.Progress(nowhere))
+	}
+	connect("stands by", agent(1), 1, false) // its current one is elsewhere now
+	if p := mv.Progress(nowhere); !slices.Equal(ended, []string{"first"}) || p.Gone != 1 {
+		t.Errorf("ended %v, %+v: what was replaced is still here", ended, p)
+	}
+	ended = nil
+	connect("newest", agent(1), 1, true)
+	if !slices.Equal(ended, []string{"stands by"}) {
+		t.Errorf("ended %v", ended)
 	}
 }
 

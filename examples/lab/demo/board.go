@@ -2,7 +2,9 @@ package demo
 
 import (
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,11 +20,12 @@ const (
 	phaseReturn  = "return"
 	phaseKilled  = "killed"
 	phaseDrained = "drained"
+	phaseHome    = "home"
 	phaseAfter   = "after"
 	phaseEnd     = "end"
 )
 
-var measured = []string{phasePeace, phaseFlood, phaseReturn, phaseKilled, phaseDrained, phaseAfter}
+var measured = []string{phasePeace, phaseFlood, phaseReturn, phaseKilled, phaseDrained, phaseHome, phaseAfter}
 
 // proxyView is a proxy on the screen.
 type proxyView struct {
@@ -35,11 +38,10 @@ type proxyView struct {
 
 // clientView is a client on the screen.
 type clientView struct {
-	Name, System, About string
-	ServedBy            string
-	State               string
-	Transfers, Moves    uint64
-	samples             []fleet.Sample
+	Name, System     string
+	ServedBy         string
+	Transfers, Moves uint64
+	samples          []fleet.Sample
 }
 
 // lastingView is a session that lives through the whole run.
@@ -68,7 +70,8 @@ type board struct {
 	clients []*clientView
 	lasting []*lastingView
 	events  []event
-	edgesAt map[string][]edgeAt // by client: where it was when
+	marks   map[string]mark     // of what happens to the sessions, by kind
+	edgesAt map[string][]edgeAt // by system: where it was seen when
 	states  map[string][]stateAt
 }
 
@@ -84,13 +87,13 @@ type stateAt struct {
 
 func newBoard() *board {
 	now := time.Now()
-	return &board{where: "on this machine's kernel", began: now, since: now, phase: phaseStart, edgesAt: map[string][]edgeAt{}, states: map[string][]stateAt{}}
+	return &board{where: "on this machine's kernel", began: now, since: now, phase: phaseStart, marks: map[string]mark{}, edgesAt: map[string][]edgeAt{}, states: map[string][]stateAt{}}
 }
 
-// The screen shows the last 20 s of packets/s.
+// The screen shows the last 14 s of packets/s.
 const (
-	history     = 40
-	historyStep = 500 * time.Millisecond
+	history     = 14
+	historyStep = time.Second
 )
 
 // say adds a line to the history.
@@ -107,6 +110,68 @@ func (b *board) enter(phase, title string) time.Time {
 	b.phase, b.title, b.since = phase, title, time.Now()
 	b.events = append(b.events, event{b.since, title})
 	return b.since
+}
+
+// open starts a phase in which something happens to the sessions, and close ends that: what they feel is looked for between.
+func (b *board) open(kind, title string) time.Time {
+	from := b.enter(kind, title)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.marks[kind] = mark{from: from}
+	return from
+}
+
+func (b *board) close(kind string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.marks[kind] = mark{b.marks[kind].from, time.Now()}
+}
+
+func (b *board) marksNow() map[string]mark {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return maps.Clone(b.marks)
+}
+
+// counts are what the programs have counted, as last seen.
+func (b *board) counts() counts {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c := counts{map[string]uint64{}, map[string]uint64{}, b.proxyLocked("p1").Counts["transfers"]}
+	for _, v := range b.clients {
+		c.moves[v.System], c.transfers[v.System] = v.Moves, v.Transfers
+	}
+	return c
+}
+
+// at is the proxy that served an agent at a moment.
+func (b *board) at(system string, when time.Time) (name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.atLocked(system, when)
+}
+
+func (b *board) atLocked(system string, when time.Time) (name string) {
+	for _, e := range b.edgesAt[system] {
+		if !e.since.After(when) {
+			name = e.name
+		}
+	}
+	return name
+}
+
+// wayLocked is an agent's way from proxy to proxy in a time.
+func (b *board) wayLocked(system string, m mark) string {
+	way := []string{}
+	if at := b.atLocked(system, m.from); at != "" {
+		way = append(way, at)
+	}
+	for _, e := range b.edgesAt[system] {
+		if e.since.After(m.from) && (m.to.IsZero() || e.since.Before(m.to)) {
+			way = append(way, e.name)
+		}
+	}
+	return strings.Join(way, "→")
 }
 
 func (b *board) current() string {
@@ -156,18 +221,17 @@ func (b *board) lost(name string) {
 func (b *board) sawAgent(c *clientView, st fleet.AgentStatus, nameOf func(addr string) string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	c.State, c.Transfers, c.Moves = st.State, st.Counts.Transfers, st.Counts.Moves
-	if st.Edge == nil {
-		c.ServedBy = ""
-		return
-	}
-	name := nameOf(st.Edge.Addr)
+	c.Transfers, c.Moves = st.Counts.Transfers, st.Counts.Moves
+	name, now := nameOf(st.ServedBy()), time.Now()
 	if name == c.ServedBy {
 		return
 	}
-	if c.ServedBy = name; name != "" {
-		b.events = append(b.events, event{time.Now(), fmt.Sprintf("%s is served by %s", c.Name, name)})
-		b.edgesAt[c.System] = append(b.edgesAt[c.System], edgeAt{name, st.Edge.Since})
+	if c.ServedBy = name; name == "" {
+		return
+	}
+	if at := b.edgesAt[c.System]; len(at) == 0 || at[len(at)-1].name != name {
+		b.events = append(b.events, event{now, fmt.Sprintf("%s is served by %s", c.Name, name)})
+		b.edgesAt[c.System] = append(at, edgeAt{name, now})
 	}
 }
 
@@ -205,22 +269,24 @@ type snapshot struct {
 	Proxies          []proxyView
 	Clients          []clientLine
 	Lasting          []lastingLine
+	Way              map[string]string // of the sessions from proxy to proxy, by kind
 	Events           []event
 }
 
-// lastingLine is a session and what it felt in this phase; at the end, in all.
+// lastingLine is a session and what it felt.
 type lastingLine struct {
-	Name           string
-	Arrived        int
-	Stalls, Stands time.Duration // the longest so far, and the one it is in
+	Name    string
+	Arrived int
+	Stalls  map[string]time.Duration // the longest, by kind
+	Stands  time.Duration            // the one it is in
 }
 
 // clientLine is a client's figures so far.
 type clientLine struct {
-	Name, About, ServedBy, State string
-	OK, Failed                   int // in this phase; at the end, in all
-	Connect, Total               time.Duration
-	Last                         []bool
+	Name, ServedBy string
+	OK, Failed     int // in this phase; at the end, in all
+	Connect, Total time.Duration
+	Last           []bool
 }
 
 func (b *board) snapshot() snapshot {
@@ -235,20 +301,31 @@ func (b *board) snapshot() snapshot {
 	for _, c := range b.clients {
 		s.Clients = append(s.Clients, c.line(b.phase))
 	}
-	since := b.since
-	if b.phase == phaseEnd {
-		since = b.began
+	s.Way = map[string]string{}
+	for kind, m := range b.marks {
+		s.Way[kind] = b.wayLocked("ms", m)
 	}
 	for _, l := range b.lasting {
-		longest, _ := l.trace.Longest(since, s.At)
-		now, _ := l.trace.Longest(s.At, s.At)
-		s.Lasting = append(s.Lasting, lastingLine{l.Name, l.trace.Count(), app.Stall(longest, l.usual), app.Stall(now, l.usual)})
+		s.Lasting = append(s.Lasting, l.line(b.marks, s.At))
 	}
 	return s
 }
 
+func (l *lastingView) line(marks map[string]mark, now time.Time) lastingLine {
+	stands, _ := l.trace.Longest(now, now)
+	out := lastingLine{l.Name, l.trace.Count(), map[string]time.Duration{}, app.Stall(stands, l.usual)}
+	for kind, m := range marks {
+		if m.to.IsZero() {
+			m.to = now
+		}
+		longest, _ := l.trace.Longest(m.from, m.to)
+		out.Stalls[kind] = app.Stall(longest, l.usual)
+	}
+	return out
+}
+
 func (c *clientView) line(phase string) clientLine {
-	l := clientLine{Name: c.Name, About: c.About, ServedBy: c.ServedBy, State: c.State}
+	l := clientLine{Name: c.Name, ServedBy: c.ServedBy}
 	for _, s := range c.samples {
 		if s.When == phase || phase == phaseEnd {
 			if s.OK() {
@@ -258,7 +335,7 @@ func (c *clientView) line(phase string) clientLine {
 			}
 		}
 	}
-	for _, s := range c.samples[max(0, len(c.samples)-24):] {
+	for _, s := range c.samples[max(0, len(c.samples)-18):] {
 		l.Last = append(l.Last, s.OK())
 		if s.OK() {
 			l.Connect, l.Total = s.Connect, s.Total

@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -21,6 +23,26 @@ var noSandbox error
 func TestMain(m *testing.M) {
 	noSandbox = kernel.Enter()
 	os.Exit(m.Run())
+}
+
+// TestDemoOnTheRealKernel plays it with the real programs, curl and ssh.
+func TestDemoOnTheRealKernel(t *testing.T) {
+	if noSandbox != nil {
+		t.Skip(noSandbox)
+	}
+	bin := t.TempDir()
+	// The Makefile's flags, so that its cache is used.
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-buildvcs=auto", "-ldflags", "-s -w", "-o", bin,
+		"./agent/cmd/ms-agent", "./proxyd/cmd/proxyd", "./examples/lab/cmd/ms-lab")
+	cmd.Dir = "../../.."
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v: %s", err, out)
+	}
+	played(t, "kernel", func(ctx context.Context, o Options, out *os.File) error {
+		o.Bin, o.lab = bin, filepath.Join(bin, "ms-lab")
+		return Run(ctx, o, out)
+	})
 }
 
 // newPlainWorld is the lab with a plain forwarder in P1's place and no program of ours.

@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"migrationsensor/examples/lab/fleet"
 )
 
 // lines shows the run where there is no terminal: what happens, and a line of figures each second.
@@ -40,8 +42,15 @@ func tellEvents(out io.Writer, s snapshot, told *int) {
 
 func figuresLine(s snapshot) string {
 	var l strings.Builder
-	fmt.Fprintf(&l, "[%5.1fs] %-6s", s.At.Sub(s.Began).Seconds(), s.Phase)
+	fmt.Fprintf(&l, "[%5.1fs] %-7s", s.At.Sub(s.Began).Seconds(), s.Phase)
 	for _, p := range s.Proxies {
+		if !p.Up {
+			fmt.Fprintf(&l, "  %s does not answer", p.Name)
+			continue
+		}
+		if p.Kind == fleet.Anchor {
+			continue
+		}
 		fmt.Fprintf(&l, "  %s %s %.0f/s", p.Name, p.State, p.Rates["all"])
 	}
 	for _, c := range s.Clients {
@@ -57,7 +66,9 @@ func figuresLine(s snapshot) string {
 		}
 	}
 	for _, x := range s.Lasting {
-		fmt.Fprintf(&l, "  │ %s stalled %.0f ms", x.Name, x.Stalls.Seconds()*1000)
+		if at, ok := x.Stalls[kindOf(s.Phase)]; ok {
+			fmt.Fprintf(&l, "  │ %s stall %.0f ms", x.Name, at.Seconds()*1000)
+		}
 	}
 	return l.String()
 }

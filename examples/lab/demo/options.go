@@ -3,11 +3,14 @@ package demo
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"time"
 
+	"migrationsensor/examples/lab"
 	"migrationsensor/examples/lab/fleet"
 	"migrationsensor/examples/lab/flood"
+	"migrationsensor/examples/lab/scan"
 )
 
 // Options are what can be chosen about a run.
@@ -19,7 +22,7 @@ type Options struct {
 	LinkRate float64 // bits per second, 0 = no limit
 	Peace    time.Duration
 	Flood    time.Duration
-	Move     time.Duration // after a proxy's death and after its drain
+	Move     time.Duration // after each planned thing: a proxy's death, a drain, the way home
 	After    time.Duration
 	Kind     flood.Kind
 	Rate     int    // packets per second
@@ -28,6 +31,9 @@ type Options struct {
 	Suspend  time.Duration
 	Seed     uint64
 	Command  string // how it was started, for the figures
+
+	lab   string // a program with ms-lab's commands; empty is this one
+	light bool   // for a test under the race detector: the same with little traffic
 }
 
 // Check completes the options and refuses what can't work.
@@ -59,8 +65,20 @@ func (o *Options) threshold() int { return max(100, o.Rate/4) }
 func (o *Options) fleet() fleet.Config {
 	n := o.threshold()
 	return fleet.Config{
-		Bin: o.Bin, Logs: filepath.Join(o.Out, "demo-logs"),
+		Bin: o.Bin, Lab: o.lab, Logs: filepath.Join(o.Out, "demo-logs"),
 		RTT: o.RTT, Loss: o.Loss, LinkRate: o.LinkRate, Seed: o.Seed,
-		Edge: fleet.Edge{SYN: n, ICMP: n, UDP: n, Quiet: o.Quiet, Suspend: o.Suspend},
+		Nodes: nodes(),
+		Edge:  fleet.Edge{SYN: n, ICMP: n, UDP: n, Quiet: o.Quiet, Suspend: o.Suspend},
 	}
+}
+
+// attack is the flood, on P1's web port.
+func (o *Options) attack() fleet.Attack {
+	at, _ := lab.P1.Port(lab.WebPort)
+	return fleet.Attack{Kind: o.Kind, Rate: o.Rate, Time: o.Flood, Target: at, Attacker: o.Attacker}
+}
+
+// scanOf is a scan of a hidden proxy.
+func scanOf(target, unused netip.Addr) scan.Config {
+	return scan.Config{Target: target, Unused: unused, Link: lab.LinkPort, Rate: 1000}
 }

@@ -32,6 +32,7 @@ type Config struct {
 	Nodes    []Node    // none: DefaultNodes
 	Services []Service // none: DefaultServices
 	Edge     Edge      // how the edges begin
+	Rescue   string    // as in proxyd.toml; empty: entries
 	Restless bool      // agents move as often as they are told: dwell 0, no limit of moves
 }
 
@@ -45,7 +46,7 @@ const (
 // Node is one of the fleet's nodes: p1, p2, p3, the second entry e2 or the anchor a1.
 type Node struct {
 	Name, Kind string
-	Neighbours []string // where an edge sends its clients; nil: every other edge
+	Neighbours []string // where an edge sends its clients; nil: every other edge. It is enough that one of two names the other
 }
 
 // DefaultNodes are the paper's, P1 that is known and P2 and P3 that are not, beside them a second entry, to which agents
@@ -170,6 +171,9 @@ func placeOf(name string) place {
 func signConfig(p Paths, c Config) string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "fleet = \"lab\"\nstate = %q\nsocket = %q\n", p.State, p.Socket)
+	if c.Rescue != "" {
+		fmt.Fprintf(&s, "rescue = %q\n", c.Rescue)
+	}
 	for _, x := range c.Services {
 		origin, _ := lab.BackOrigin.Port(x.Origin)
 		fmt.Fprintf(&s, "\n[[service]]\nname = %q\npublic = [%s]\norigin = %q\n", x.Name, c.publics(x.Port), origin)
@@ -180,6 +184,28 @@ func signConfig(p Paths, c Config) string {
 		s.WriteString(c.declare(n))
 	}
 	return s.String()
+}
+
+// Missing are the peers of a node that it does not see: its neighbours, which go both ways, and for an edge the anchors.
+func (c Config) Missing(n Node, st ProxyStatus) (out []string) {
+	up := map[string]bool{}
+	for _, p := range st.Peers {
+		up[p.Name] = p.Up
+	}
+	for _, o := range c.Nodes {
+		if o.Name != n.Name && c.peers(n, o) && !up[o.Name] {
+			out = append(out, o.Name)
+		}
+	}
+	return out
+}
+
+func (c Config) peers(a, b Node) bool {
+	if a.Kind == Anchor || b.Kind == Anchor {
+		return a.Kind != b.Kind
+	}
+	names := func(n, o Node) bool { return n.Neighbours == nil || slices.Contains(n.Neighbours, o.Name) }
+	return names(a, b) || names(b, a)
 }
 
 // declare is a node's own table.

@@ -77,6 +77,11 @@ func (f *Fleet) Undrain(ctx context.Context, name string) error {
 	return f.order(ctx, name, "drain", "--undo")
 }
 
+// Home has an edge send its agents back to the entries among its neighbours. It returns when they have gone.
+func (f *Fleet) Home(ctx context.Context, name string) error {
+	return f.order(ctx, name, "home", "--wait", moveLimit)
+}
+
 // Migrate has an edge send all its agents to another edge. It returns when they have gone.
 func (f *Fleet) Migrate(ctx context.Context, from, to string) error {
 	return f.order(ctx, from, "migrate", "--all", "--to", to, "--wait", moveLimit)

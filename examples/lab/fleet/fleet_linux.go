@@ -240,7 +240,7 @@ func (f *Fleet) Stop(name string) error {
 	return c.Stop(10 * time.Second)
 }
 
-// waitForPeers waits until every node is at peace and sees all others. A hidden one may still be
+// waitForPeers waits until every node is at peace and sees its peers. A hidden one may still be
 // active for somebody who was sent to it.
 func (f *Fleet) waitForPeers(ctx context.Context) error {
 	for _, n := range f.cfg.Nodes {
@@ -258,14 +258,9 @@ func (f *Fleet) WaitForPeers(ctx context.Context, n Node) error {
 		if err != nil {
 			return false, err
 		}
-		up := 0
-		for _, peer := range st.Peers {
-			if peer.Up {
-				up++
-			}
-		}
+		missing := f.cfg.Missing(n, st)
 		peace := st.State == "active" || st.State == "standby" && n.Kind != Entry || n.Kind == Anchor
-		return peace && up >= len(f.cfg.Nodes)-1, fmt.Errorf("it is %q with %d peers up", st.State, up)
+		return peace && len(missing) == 0, fmt.Errorf("it is %q and does not see %v", st.State, missing)
 	})
 }
 

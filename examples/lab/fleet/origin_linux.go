@@ -27,7 +27,7 @@ type Origin struct {
 func ServeOrigin(w *lab.World) (*Origin, error) {
 	o := &Origin{
 		file:   make([]byte, FileSize),
-		Stream: newStream(),
+		Stream: NewStream(),
 	}
 	seed := [32]byte{'7', '6', '0', 'K', 'B'}
 	rand.NewChaCha8(seed).Read(o.file)

@@ -34,12 +34,27 @@ type AgentStatus struct {
 		Node, Addr string
 		Since      time.Time
 	}
+	Links     []struct{ Kind, Addr string }
 	Protected []string
 	Counts    struct{ Opened, Refused, TimedOut, Failed, Moves, Transfers, TUNPackets uint64 }
 	Events    []struct {
 		Time         time.Time
 		What, Detail string
 	}
+}
+
+// ServedBy is the address of the proxy that carries its connections: where its data links go, which is where the control
+// link goes but for moments. Empty: it has none.
+func (s AgentStatus) ServedBy() string {
+	for _, l := range s.Links {
+		if l.Kind == "data" { // those for new streams come first
+			return l.Addr
+		}
+	}
+	if s.Edge != nil {
+		return s.Edge.Addr
+	}
+	return ""
 }
 
 // Control speaks HTTP on a control socket.

@@ -60,10 +60,10 @@ func Show[S any](ctx context.Context, out *os.File, now func() S, draw func(S) s
 
 // picture is bubbletea's model: the last state, drawn.
 type picture[S any] struct {
-	now   S
-	width int
-	draw  func(S) string
-	quit  func()
+	now           S
+	width, height int // 0: not known
+	draw          func(S) string
+	quit          func()
 }
 
 // Init has nothing to do.
@@ -75,7 +75,7 @@ func (p *picture[S]) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	case S:
 		p.now = m
 	case tea.WindowSizeMsg:
-		p.width = m.Width
+		p.width, p.height = m.Width, m.Height
 	case tea.KeyPressMsg:
 		if k := m.String(); k == "q" || k == "ctrl+c" {
 			p.quit()
@@ -84,11 +84,11 @@ func (p *picture[S]) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	return p, nil
 }
 
-// View draws it, cut to the terminal's width.
+// View draws it, cut to the terminal at the right and at the bottom: what is at the top stays in sight.
 func (p *picture[S]) View() tea.View {
 	text := p.draw(p.now)
 	if p.width > 0 {
-		text = lipgloss.NewStyle().MaxWidth(p.width).Render(text)
+		text = lipgloss.NewStyle().MaxWidth(p.width).MaxHeight(p.height).Render(text) // no limit of height: 0
 	}
 	return tea.NewView(text)
 }

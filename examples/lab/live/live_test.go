@@ -20,6 +20,11 @@ func TestPicture(t *testing.T) {
 	if got := p.View().Content; got != "xxx" {
 		t.Errorf("got %q, want it cut to the terminal", got)
 	}
+	p.draw = func(count) string { return "a\nb\nc\nd" }
+	p.Update(tea.WindowSizeMsg{Width: 3, Height: 2})
+	if got := p.View().Content; got != "a\nb" {
+		t.Errorf("got %q, want the top of it to stay", got)
+	}
 	p.Update(tea.KeyPressMsg{Code: 'a', Text: "a"})
 	if quit {
 		t.Error("a quits")

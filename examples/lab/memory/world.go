@@ -414,14 +414,9 @@ func (w *World) waitForPeers(ctx context.Context) error {
 			if err != nil {
 				return false, err
 			}
-			up := 0
-			for _, peer := range st.Peers {
-				if peer.Up {
-					up++
-				}
-			}
+			missing := w.cfg.Missing(n, st)
 			peace := st.State == "active" || n.Kind != fleetd.KindEntry && st.State == "standby" || n.Kind == fleetd.KindAnchor
-			return peace && up >= len(w.cfg.Nodes)-1, fmt.Errorf("it is %q with %d peers up", st.State, up)
+			return peace && len(missing) == 0, fmt.Errorf("it is %q and does not see %v", st.State, missing)
 		})
 		if err != nil {
 			return err

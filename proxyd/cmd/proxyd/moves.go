@@ -157,6 +157,9 @@ func printAgents(w io.Writer, agents []proxyd.AgentStatus, now time.Time) error 
 	fmt.Fprintln(tw, "agent\taddress\tfor\tlinks\tstreams here\ttold")
 	for _, a := range agents {
 		told := "-"
+		if a.StandsBy {
+			told = "stands by"
+		}
 		if a.Told != "" {
 			told = a.Told
 			if !a.Acknowledged {

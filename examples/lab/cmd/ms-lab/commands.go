@@ -64,7 +64,7 @@ func (c *demoCmd) Run(ctx context.Context) error {
 		switch {
 		case err == nil:
 			return c.play(func(o demo.Options) error {
-				fmt.Println("the lab on the real kernel")
+				fmt.Println("the lab on the real kernel" + map[bool]string{true: ", since this user may: its namespaces are made"}[c.World == "auto"])
 				return demo.Run(ctx, o, os.Stdout)
 			})
 		case c.World == "kernel":
