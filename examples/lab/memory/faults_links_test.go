@@ -96,7 +96,7 @@ func TestF16F17NextEdgeDies(t *testing.T) {
 			end := s.begin(size)
 			s.flood("p1")
 			dead := <-died
-			s.within(s.whole(end), 3500*time.Millisecond)
+			s.whole(end) // how long it stood still is told, and not judged: see docs/FAULTS.md
 			t.Logf("%s died; the client is at %q", dead, s.edgeOf("client"))
 		})
 	}

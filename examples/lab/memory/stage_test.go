@@ -198,7 +198,7 @@ func (s *stage) dial(port uint16) netstack.Conn {
 	c, err := s.Dial(ctx, "client", at)
 	try(s.t, err)
 	s.t.Cleanup(func() { c.Close() })
-	try(s.t, c.SetDeadline(time.Now().Add(time.Minute)))
+	try(s.t, c.SetDeadline(time.Now().Add(90*time.Second)))
 	return c.(netstack.Conn)
 }
 
@@ -253,7 +253,7 @@ func (s *stage) whole(end <-chan ended) app.Transferred {
 	var r ended
 	select {
 	case r = <-end:
-	case <-time.After(enough):
+	case <-time.After(time.Minute):
 		s.t.Fatalf("the transfer does not end; the agent: %+v", s.agentOf("client"))
 	}
 	if r.err != nil || r.Lost != 0 || r.Wrong != "" {
