@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -133,10 +134,8 @@ func (s *stage) comes(name string, edges ...string) (now string) {
 	s.t.Helper()
 	s.until(fmt.Sprintf("%s comes to one of %v", name, edges), func() (bool, string) {
 		now = s.edgeOf(name)
-		for _, e := range edges {
-			if now == e {
-				return true, ""
-			}
+		if slices.Contains(edges, now) {
+			return true, ""
 		}
 		st := s.agentOf(name)
 		return false, fmt.Sprintf("it is %q (%s) at %q", st.State, st.Why, now)
