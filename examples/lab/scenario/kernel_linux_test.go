@@ -40,9 +40,12 @@ func TestOnTheRealKernel(t *testing.T) {
 		t.Skip(noSandbox)
 	}
 	bin := build(t)
-	for name, play := range map[string]func(context.Context, scenario.World) error{
-		"flooded":     func(ctx context.Context, w scenario.World) error { return scenario.Flooded(ctx, w, true) },
-		"transferred": scenario.Transferred,
+	for name, play := range map[string]func(context.Context, scenario.Mortal) error{
+		"flooded":     func(ctx context.Context, w scenario.Mortal) error { return scenario.Flooded(ctx, w, true) },
+		"transferred": func(ctx context.Context, w scenario.Mortal) error { return scenario.Transferred(ctx, w) },
+		"restarted":   scenario.Restarted,
+		"frozen":      scenario.Frozen,
+		"cut":         scenario.Cut,
 	} {
 		t.Run(name, func(t *testing.T) {
 			var nodes []fleet.Node
