@@ -31,11 +31,18 @@ const (
 	wordPort   = 84
 	originWord = 9000
 
-	size   = 4 << 20          // what a transfer moves each way
 	rate   = 16e6             // bits per second of a client's line: long enough for something to happen in the middle
-	busy   = 4 * time.Second  // of grace for a machine that does other things beside
 	enough = 40 * time.Second // for what needs no time by itself, or as much as a timer of the protocol
 )
+
+// size is what a transfer moves each way, busy is grace for a machine that does other things beside.
+var size, busy = int64(4 << 20), 4 * time.Second
+
+func init() {
+	if racing { // bytes cost ten times as much
+		size, busy = 1<<20, 15*time.Second
+	}
+}
 
 // oneEntry is a fleet whose clients know P1 only.
 var oneEntry = []fleet.Node{
