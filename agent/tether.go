@@ -32,6 +32,7 @@ const (
 
 var (
 	errBudget  = errors.New("no proxy could be reached in time")
+	errLate    = errors.New("the time for it is over")
 	errUnnamed = errors.New("its anchor had not answered yet")
 )
 
@@ -229,7 +230,11 @@ func (t *tether) giveUpLocked() {
 }
 
 func (t *tether) dropOrderLocked() {
-	t.event("not moved", fmt.Sprintf("the session at anchor %s stays where it is: %v", t.nodeName(t.anchor), explainConnect(t.order.err)))
+	err := t.order.err
+	if err == nil {
+		err = errLate
+	}
+	t.event("not moved", fmt.Sprintf("the session at anchor %s stays where it is: %v", t.nodeName(t.anchor), explainConnect(err)))
 	t.order = nil
 }
 

@@ -243,10 +243,17 @@ func (l *listener) Addr() net.Addr { return l.addr }
 func (l *listener) Accept() (net.Conn, error) {
 	for {
 		l.s.gate.wait()
-		ep, wq, terr := l.ep.Accept(nil)
+		var peer tcpip.FullAddress
+		ep, wq, terr := l.ep.Accept(&peer)
 		switch terr.(type) {
 		case nil:
 			c := newConn(ep, wq, l.s)
+			if c.remote == nil { // it was reset in the queue; a kernel names its peer all the same
+				c.remote = net.TCPAddrFromAddrPort(addrPort(peer.Addr, peer.Port))
+			}
+			if c.local == nil {
+				c.local = l.addr
+			}
 			if !l.s.adopt(c) {
 				c.die()
 				return nil, l.closed()

@@ -3,7 +3,10 @@ package memnet
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
 // Way is the direction of packets, as the host sees it that a fault is about.
@@ -25,6 +28,10 @@ type Fault struct {
 	Segment string        `json:"segment,omitempty"` // only those on this segment; empty: on every one
 	Way     Way           `json:"way,omitempty"`
 	Conditions
+
+	// Only chooses packets, by all their bytes from the IP header on; nil: every one. It is called for each packet that
+	// the rest is about, by whoever sends it and from several goroutines at once; it must neither block nor keep the bytes.
+	Only func(packet []byte) bool `json:"-"`
 }
 
 // String is the fault as a person reads it in a failed test.
@@ -88,7 +95,7 @@ func (n *Network) remove(gone []*playing) {
 }
 
 // lane is the fault's for a packet from one interface to another; nil: none of its business.
-func (p *playing) lane(from, to *Interface, now time.Time) *lane {
+func (p *playing) lane(from, to *Interface, pkt *stack.PacketBuffer, now time.Time) *lane {
 	since := now.Sub(p.start)
 	if since < p.From || p.Until > 0 && since >= p.Until || p.Segment != "" && p.Segment != from.segment {
 		return nil
@@ -96,9 +103,16 @@ func (p *playing) lane(from, to *Interface, now time.Time) *lane {
 	is := func(i *Interface, name string) bool { return i != nil && i.host.Name == name }
 	switch {
 	case p.Way != In && is(from, p.Host) && (p.Peer == "" || is(to, p.Peer)):
-		return p.lanes[0]
+		return p.chosen(pkt, p.lanes[0])
 	case p.Way != Out && is(to, p.Host) && (p.Peer == "" || is(from, p.Peer)):
-		return p.lanes[1]
+		return p.chosen(pkt, p.lanes[1])
 	}
 	return nil
+}
+
+func (p *playing) chosen(pkt *stack.PacketBuffer, l *lane) *lane {
+	if p.Only != nil && !p.Only(slices.Concat(pkt.AsSlices()...)) {
+		return nil
+	}
+	return l
 }

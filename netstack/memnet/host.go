@@ -80,9 +80,11 @@ func newStack() (*stack.Stack, error) {
 
 func (h *Host) plug(p Port) error {
 	i := &Interface{
-		host: h, name: p.Name, segment: p.Segment, addrs: slices.Clone(p.Addrs), mtu: p.MTU, gso: p.GSO,
+		host: h, name: p.Name, segment: p.Segment, mtu: p.MTU, gso: p.GSO,
 		out: newLane(p.Out, h.net.cfg.Seed, h.net.stream()), in: newLane(p.In, h.net.cfg.Seed, h.net.stream()),
 	}
+	addrs := slices.Clone(p.Addrs)
+	i.addrs.Store(&addrs)
 	if i.mtu == 0 {
 		i.mtu = defaultMTU
 	}
@@ -109,16 +111,47 @@ func (h *Host) attach(name string, l stack.LinkEndpoint, addrs []netip.Addr, rou
 		return 0, fmt.Errorf("make it: %s", terr)
 	}
 	for _, a := range addrs {
-		proto := header.IPv4ProtocolNumber
-		if a.Is6() {
-			proto = header.IPv6ProtocolNumber
-		}
-		pa := tcpip.ProtocolAddress{Protocol: proto, AddressWithPrefix: tcpAddr(a).WithPrefix()}
-		if terr := h.ip.AddProtocolAddress(nic, pa, stack.AddressProperties{}); terr != nil {
-			return 0, fmt.Errorf("address %s: %s", a, terr)
+		if err := h.address(nic, a); err != nil {
+			return 0, err
 		}
 	}
 	return nic, h.Route(name, routes...)
+}
+
+func (h *Host) address(nic tcpip.NICID, a netip.Addr) error {
+	proto := header.IPv4ProtocolNumber
+	if a.Is6() {
+		proto = header.IPv6ProtocolNumber
+	}
+	pa := tcpip.ProtocolAddress{Protocol: proto, AddressWithPrefix: tcpAddr(a).WithPrefix()}
+	if terr := h.ip.AddProtocolAddress(nic, pa, stack.AddressProperties{}); terr != nil {
+		return fmt.Errorf("address %s: %s", a, terr)
+	}
+	return nil
+}
+
+// Readdress gives an interface other addresses in the place of those it has, as when a laptop comes to another network.
+// Connections from the old ones are not told; nobody answers there any more.
+func (h *Host) Readdress(name string, addrs ...netip.Addr) error {
+	i := h.Interface(name)
+	if i == nil {
+		return fmt.Errorf("host %s has no interface %s", h.Name, name)
+	}
+	old := i.Addrs()
+	if err := h.net.move(i, addrs); err != nil {
+		return err
+	}
+	for _, a := range old {
+		if terr := h.ip.RemoveAddress(i.nic, tcpAddr(a)); terr != nil {
+			return fmt.Errorf("host %s: address %s: %s", h.Name, a, terr)
+		}
+	}
+	for _, a := range addrs {
+		if err := h.address(i.nic, a); err != nil {
+			return fmt.Errorf("host %s: %w", h.Name, err)
+		}
+	}
+	return nil
 }
 
 // AddDevice gives the host an interface on a device, such as an end of Pair: a TUN's other end.
@@ -187,7 +220,7 @@ func (h *Host) Interface(name string) *Interface {
 // InterfaceOf finds the one that has an address; nil: none has.
 func (h *Host) InterfaceOf(a netip.Addr) *Interface {
 	for _, i := range h.ifs {
-		if slices.Contains(i.addrs, a) {
+		if slices.Contains(i.Addrs(), a) {
 			return i
 		}
 	}

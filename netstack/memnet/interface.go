@@ -42,7 +42,7 @@ type Interface struct {
 	name    string
 	nic     tcpip.NICID
 	segment string
-	addrs   []netip.Addr
+	addrs   atomic.Pointer[[]netip.Addr]
 	mtu     uint32
 	gso     bool
 	out, in *lane
@@ -56,7 +56,7 @@ type Interface struct {
 func (i *Interface) Name() string { return i.name }
 
 // Addrs are the host's on this interface.
-func (i *Interface) Addrs() []netip.Addr { return i.addrs }
+func (i *Interface) Addrs() []netip.Addr { return *i.addrs.Load() }
 
 // SetTap puts a tap in place; the zero Tap takes it away.
 func (i *Interface) SetTap(t Tap) { i.tap.Store(&t) }

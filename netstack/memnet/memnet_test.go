@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -477,5 +478,52 @@ func TestRoutesChooseTheInterface(t *testing.T) {
 	defer cancel()
 	if _, err := p.client.Dial(short, netip.MustParseAddrPort("198.18.80.30:8080")); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("the internet reaches the backplane: %v", err)
+	}
+}
+
+// TestFaultOfSomePackets loses exactly the packets that are chosen, and shows them whole.
+func TestFaultOfSomePackets(t *testing.T) {
+	p := newPair(t, Config{})
+	near, far := p.connect(p.listen(server4))
+	var once atomic.Bool
+	longest := make(chan int, 1)
+	stop := p.net.Play(Fault{Host: "server", Way: In, Conditions: Conditions{Cut: true}, Only: func(packet []byte) bool {
+		if len(packet) < 1000 || !once.CompareAndSwap(false, true) {
+			return false
+		}
+		longest <- len(packet)
+		return true
+	}})
+	defer stop()
+	before := p.net.Counts().Lost
+	transfer(t, near, far, 100<<10)
+	if n := p.net.Counts().Lost - before; n != 1 {
+		t.Errorf("%d packets are lost, want the one that was chosen", n)
+	}
+	if n := <-longest; n <= HeadSize {
+		t.Errorf("it was shown %d bytes of it", n)
+	}
+}
+
+// TestReaddress is a machine that comes to another network: its old connections are dead, new ones come from there.
+func TestReaddress(t *testing.T) {
+	p := newPair(t, Config{})
+	l := p.listen(server4)
+	near, _ := p.connect(l)
+	if err := p.client.Readdress("eth0", server4); err == nil {
+		t.Error("it took another host's address")
+	}
+	other := netip.MustParseAddr("198.18.7.7")
+	if err := p.client.Readdress("eth0", other); err != nil {
+		t.Fatal(err)
+	}
+	_ = near.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	_, _ = near.Write([]byte("anybody?"))
+	if n, err := near.Read(make([]byte, 1)); err == nil {
+		t.Errorf("%d bytes came to an address that is gone", n)
+	}
+	_, far := p.connect(l)
+	if got := far.RemoteAddr().(*net.TCPAddr).AddrPort().Addr(); got != other {
+		t.Errorf("a new connection comes from %v, want %v", got, other)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -109,19 +110,39 @@ func (n *Network) join(h *Host) error {
 		return fmt.Errorf("there is a host %q already", h.Name)
 	}
 	for _, i := range h.ifs {
-		for _, a := range i.addrs {
+		for _, a := range i.Addrs() {
 			if o := n.owners[place{i.segment, tcpAddr(a)}]; o != nil {
 				return fmt.Errorf("%s has the address %s already", o.host.Name, a)
 			}
 		}
 	}
 	for _, i := range h.ifs {
-		for _, a := range i.addrs {
+		for _, a := range i.Addrs() {
 			n.owners[place{i.segment, tcpAddr(a)}] = i
 		}
 	}
 	n.names[h.Name] = h
 	n.hosts = append(n.hosts, h)
+	return nil
+}
+
+// move makes an interface the owner of other addresses.
+func (n *Network) move(i *Interface, addrs []netip.Addr) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, a := range addrs {
+		if o := n.owners[place{i.segment, tcpAddr(a)}]; o != nil {
+			return fmt.Errorf("%s has the address %s already", o.host.Name, a)
+		}
+	}
+	for _, a := range i.Addrs() {
+		delete(n.owners, place{i.segment, tcpAddr(a)})
+	}
+	for _, a := range addrs {
+		n.owners[place{i.segment, tcpAddr(a)}] = i
+	}
+	addrs = slices.Clone(addrs)
+	i.addrs.Store(&addrs)
 	return nil
 }
 
@@ -144,7 +165,7 @@ func (n *Network) carry(from *Interface, pkt *stack.PacketBuffer) {
 	to := n.owners[place{from.segment, dst}]
 	n.mu.RUnlock()
 	now := time.Now()
-	at, copies := n.judge(from, to, pkt.Size(), now)
+	at, copies := n.judge(from, to, pkt, now)
 	if copies == 0 {
 		n.counts.lost.Add(1)
 		return
@@ -168,8 +189,9 @@ func (n *Network) carry(from *Interface, pkt *stack.PacketBuffer) {
 }
 
 // judge asks all conditions on a packet's way when it arrives, and how often.
-func (n *Network) judge(from, to *Interface, size int, now time.Time) (at time.Time, copies int) {
+func (n *Network) judge(from, to *Interface, pkt *stack.PacketBuffer, now time.Time) (at time.Time, copies int) {
 	at, copies = now, 1
+	size := pkt.Size()
 	through := func(l *lane) {
 		if l == nil || copies == 0 {
 			return
@@ -184,7 +206,7 @@ func (n *Network) judge(from, to *Interface, size int, now time.Time) (at time.T
 	}
 	through(from.out)
 	for _, p := range *n.faults.Load() {
-		through(p.lane(from, to, now))
+		through(p.lane(from, to, pkt, now))
 	}
 	if to != nil {
 		through(to.in)

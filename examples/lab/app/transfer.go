@@ -148,7 +148,9 @@ func ServeTransfers(l net.Listener) {
 		go func() {
 			defer c.Close()
 			if serveTransfer(c) != nil { // the client sees a reset, never a clean end
-				_ = c.(*net.TCPConn).SetLinger(0)
+				if l, ok := c.(interface{ SetLinger(sec int) error }); ok {
+					_ = l.SetLinger(0)
+				}
 			}
 		}()
 	}

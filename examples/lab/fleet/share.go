@@ -14,7 +14,7 @@ func (c Config) SignText(p Paths) string { return signConfig(p, c) }
 func EdgeText(p Paths, e Edge) string { return edgeConfig(p, e) }
 
 // AgentText is an agent's configuration; probe is "warm" or "each".
-func AgentText(p Paths, probe string) string { return agentConfig(p, probe, false) }
+func (c Config) AgentText(p Paths, probe string) string { return agentConfig(p, probe, c.Restless) }
 
 // AddressesOf are an edge's: public ones, and where its peers find it.
 func AddressesOf(name string) (public []netip.Addr, backplane netip.AddrPort) {

@@ -15,6 +15,11 @@ var seed = flag.Uint64("seed", 0, "of the links' faults; 0 takes another each ti
 
 // TestMain fails if goroutines are left when every test has closed its world.
 func TestMain(m *testing.M) {
+	worlds := "8" // they wait much longer than they work; the command line may still choose
+	if racing {
+		worlds = "4"
+	}
+	_ = flag.Set("test.parallel", worlds)
 	flag.Parse()
 	before := runtime.NumGoroutine()
 	code := m.Run()

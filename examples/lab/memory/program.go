@@ -89,7 +89,7 @@ func (w *World) proxy(name, config string) (*program, error) {
 // agent makes an agent's program.
 func (w *World) agent(name, probe, token string) (*program, error) {
 	paths := w.paths(name)
-	if err := os.WriteFile(paths.Config, []byte(fleet.AgentText(paths, probe)), 0o600); err != nil {
+	if err := os.WriteFile(paths.Config, []byte(w.cfg.AgentText(paths, probe)), 0o600); err != nil {
 		return nil, err
 	}
 	cfg, err := agent.LoadConfig(paths.Config)

@@ -215,6 +215,9 @@ func (w *World) join(ctx context.Context, n fleet.Node) error {
 
 // Start runs a node that is not running, as its machine's boot does.
 func (w *World) Start(name string) error {
+	if err := w.buried(name); err != nil {
+		return err
+	}
 	text := fleet.EdgeText(w.paths(name), w.cfg.Edge)
 	for _, n := range w.cfg.Nodes {
 		if n.Name == name && n.Kind == fleetd.KindAnchor { // it has none of an edge's settings
@@ -282,6 +285,24 @@ func (w *World) Kill(name string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.dead = append(w.dead, p)
+	return nil
+}
+
+// buried waits until a killed program of that name has ended: a real one's control socket would be gone at once.
+func (w *World) buried(name string) error {
+	w.mu.Lock()
+	dead := slices.Clone(w.dead)
+	w.mu.Unlock()
+	for _, p := range dead {
+		if p.name != name {
+			continue
+		}
+		select {
+		case <-p.done:
+		case <-time.After(stopLimit):
+			return fmt.Errorf("%s was killed and has not ended within %v", name, stopLimit)
+		}
+	}
 	return nil
 }
 

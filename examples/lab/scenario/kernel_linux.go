@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 
 	"migrationsensor/examples/lab/fleet"
@@ -17,6 +18,17 @@ import (
 // Kernel is the lab on the real kernel, as a World: the programs are processes. Its methods are called by one goroutine, but
 // for Dial and Attack.
 type Kernel struct{ *fleet.Fleet }
+
+var _ Mortal = Kernel{}
+
+// Start implements Mortal.
+func (k Kernel) Start(name string) error { return k.Revive(name) }
+
+// Freeze implements Mortal.
+func (k Kernel) Freeze(name string) error { return k.Signal(name, syscall.SIGSTOP) }
+
+// Thaw implements Mortal.
+func (k Kernel) Thaw(name string) error { return k.Signal(name, syscall.SIGCONT) }
 
 // StartAgent implements World.
 func (k Kernel) StartAgent(name, probe string) error {

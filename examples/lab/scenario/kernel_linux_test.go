@@ -40,13 +40,21 @@ func TestOnTheRealKernel(t *testing.T) {
 		t.Skip(noSandbox)
 	}
 	bin := build(t)
-	for name, play := range map[string]func(context.Context, scenario.World) error{
-		"flooded":     func(ctx context.Context, w scenario.World) error { return scenario.Flooded(ctx, w, false) },
-		"transferred": scenario.Transferred,
+	for name, play := range map[string]func(context.Context, scenario.Mortal) error{
+		"flooded":     func(ctx context.Context, w scenario.Mortal) error { return scenario.Flooded(ctx, w, true) },
+		"transferred": func(ctx context.Context, w scenario.Mortal) error { return scenario.Transferred(ctx, w) },
+		"restarted":   scenario.Restarted,
+		"frozen":      scenario.Frozen,
+		"cut":         scenario.Cut,
 	} {
 		t.Run(name, func(t *testing.T) {
+			var nodes []fleet.Node
+			if name == "transferred" {
+				nodes = fleet.PaperNodes() // with a second entry a newcomer may be quicker there
+			}
 			f, err := fleet.New(t.Context(), fleet.Config{
-				Bin: bin, Lab: filepath.Join(bin, "ms-lab"), Logs: filepath.Join(t.ArtifactDir(), "logs"), RTT: 15 * time.Millisecond, Seed: 1,
+				Nodes: nodes,
+				Bin:   bin, Lab: filepath.Join(bin, "ms-lab"), Logs: filepath.Join(t.ArtifactDir(), "logs"), RTT: 15 * time.Millisecond, Seed: 1,
 				Edge: fleet.Edge{SYN: 500, ICMP: 500, UDP: 500, Quiet: 2 * time.Second, Suspend: 20 * time.Second},
 			}, t.Logf)
 			defer func() {
