@@ -177,6 +177,8 @@ func (e *edge) act(ctx context.Context, a action) error {
 	case actStay:
 		e.informer.Prefer(proto.NodeID{})
 		e.begin()
+	case actForward:
+		e.packets.SetForwarding(true)
 	case actAlone:
 		e.log.Error("attacked, and no replacement: no neighbour is free; verified agents are admitted here. Add hidden edges or neighbours on the signing node")
 	}

@@ -36,6 +36,7 @@ const (
 	actSuspend               // give up what is left, forward nothing
 	actRelax                 // open as in peace, forward again
 	actAlone                 // say loudly that nobody can take over
+	actForward               // forward again what a suspension had stopped
 	actDrain                 // begin a round without an attack: nothing at the door changes
 	actStay                  // the round of an operator is over: clients stay
 )
@@ -151,6 +152,11 @@ func (m *machine) advance(now time.Time, l load) []action {
 	case Defending:
 		return m.advanceDefending(now, l)
 	case Suspended:
+		if !l.replacement { // those that it sends on would have nowhere to go
+			m.set(Defending, now, m.why+"; then no replacement was left: it stays and admits verified clients itself")
+			m.deadline, m.alone = now.Add(m.suspendAfter), true
+			return []action{actDefend, actForward, actAlone}
+		}
 		if m.attacked {
 			m.calm = time.Time{}
 			return nil

@@ -49,6 +49,14 @@ func TestStates(t *testing.T) {
 			{"quiet is not over", quiet - 1, with(moved), Suspended, nil},
 			{"quiet is over", 1, with(moved), Active, []action{actRelax}},
 		}},
+		{"entry: its replacement is attacked too", false, []step{
+			{"alarm", 0, alarm, Defending, []action{actDefend}},
+			{"all moved", time.Second, with(moved), Suspended, []action{actSuspend}},
+			{"nobody is left to take newcomers (F42)", time.Second, with(alone), Defending, []action{actDefend, actForward, actAlone}},
+			{"it says so once", time.Second, with(alone), Defending, nil},
+			{"somebody is free again: it sends on", time.Second, with(busy), Defending, nil},
+			{"all moved again", time.Second, with(moved), Suspended, []action{actSuspend}},
+		}},
 		{"entry: the deadline suspends it with streams left", false, []step{
 			{"alarm", 0, alarm, Defending, []action{actDefend}},
 			{"before the deadline", deadline - 1, with(acked), Defending, nil},
