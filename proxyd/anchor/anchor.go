@@ -60,6 +60,8 @@ type Config struct {
 	// of one agent
 	MaxSessionsOfOne int
 	MaxDetachedOfOne int
+	MaxStreamsOfOne  int   // default a quarter of all, and no fewer than a session's
+	MemoryOfOne      int64 // default a quarter of the memory, and enough for one session
 	Log              *slog.Logger
 }
 
@@ -109,6 +111,7 @@ type Anchor struct {
 	stopped  bool
 	sessions map[proto.SessionID]*attached
 	agents   map[proto.AgentID]*agentSessions
+	accounts map[proto.AgentID]*account
 	links    map[*dataLink]struct{}
 	detached *list.List // of *attached, the oldest first
 	gone     ring
@@ -142,13 +145,17 @@ func New(cfg Config) *Anchor {
 	def(&cfg.MaxSessions, defaultSessions)
 	def(&cfg.MaxSessionsOfOne, defaultOfAgent)
 	def(&cfg.MaxDetachedOfOne, defaultDetached)
+	def(&cfg.MaxStreamsOfOne, max(cfg.MaxAllStreams/shareOfOne, cfg.MaxStreams))
+	if cfg.MemoryOfOne == 0 {
+		cfg.MemoryOfOne = max(cfg.Memory/shareOfOne, memoryOfOne)
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Anchor{
 		cfg: cfg, log: cfg.Log, budget: &budget{total: cfg.Memory},
 		sessions: map[proto.SessionID]*attached{}, agents: map[proto.AgentID]*agentSessions{},
-		links: map[*dataLink]struct{}{}, detached: list.New(), resumes: newBucket(cfg.ResumeRate),
+		accounts: map[proto.AgentID]*account{}, links: map[*dataLink]struct{}{}, detached: list.New(), resumes: newBucket(cfg.ResumeRate),
 	}
 }
 

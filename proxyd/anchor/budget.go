@@ -30,18 +30,19 @@ type budget struct {
 // full reports whether there is no room for a new stream.
 func (b *budget) full() bool { return b.used.Load() > b.total/10*9 }
 
-// share is one session's part of the budget; it is a session.Budget.
+// share is one session's part of the budget, and of what its agent may take of that; it is a session.Budget.
 type share struct {
 	budget *budget
+	owner  *account
 
 	mu       sync.Mutex // guards what follows
 	used     int64
 	detached bool
 }
 
-// Take takes n bytes if no more than half of the budget is taken then.
+// Take takes n bytes if no more than half of the budget is taken then, and half of the agent's share.
 func (s *share) Take(n int) bool {
-	if s.budget.used.Load()+int64(n) > s.budget.total/2 {
+	if s.budget.used.Load()+int64(n) > s.budget.total/2 || s.owner.used.Load()+int64(n) > s.owner.memory/2 {
 		return false
 	}
 	s.Must(n)
@@ -54,6 +55,7 @@ func (s *share) Must(n int) {
 	defer s.mu.Unlock()
 	s.used += int64(n)
 	s.budget.used.Add(int64(n))
+	s.owner.used.Add(int64(n))
 	if s.detached {
 		s.budget.detached.Add(int64(n))
 	}

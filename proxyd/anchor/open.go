@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"syscall"
+	"time"
 
 	"migrationsensor/proto"
 	"migrationsensor/proto/session"
@@ -26,17 +27,25 @@ func (f *failure) Error() string { return fmt.Sprintf("%s: %s: %v", f.code, f.te
 // open answers one OPEN without waiting: where the origin has answered at once, itself, else in a goroutine, which
 // carries the stream to its end. The stream and its origin belong to the session, whatever becomes of the link.
 func (a *Anchor) open(at *attached, st *session.Stream, name string) {
+	owner := at.share.owner
 	full := a.streams.Add(1) > int64(a.cfg.MaxAllStreams)
 	noMemory := a.budget.full()
+	fullOfOne := owner.streams.Add(1) > int64(a.cfg.MaxStreamsOfOne) || owner.full()
+	tooFast := !owner.mayOpen(time.Now())
 	at.use(name, 1)
 	at.share.Must(streamCost)
 	end := func() {
 		at.share.Give(streamCost)
 		at.use(name, -1)
+		owner.streams.Add(-1)
 		a.streams.Add(-1)
 	}
 	svc, ok := a.cfg.Services(name)
 	switch {
+	case tooFast:
+		a.fail(at, st, name, &failure{code: proto.OpenBusy, text: "too many new connections of this agent at once"})
+	case fullOfOne:
+		a.fail(at, st, name, &failure{code: proto.OpenBusy, text: "this agent has its share of the proxy's connections and memory"})
 	case full:
 		a.fail(at, st, name, &failure{code: proto.OpenBusy, text: "too many connections at this proxy"})
 	case noMemory:

@@ -133,7 +133,7 @@ func (a *Anchor) refuseLink(l net.Conn, fail *proto.ResumeFail) error {
 // newSession makes a session for SESSION.
 func (a *Anchor) newSession(req *proto.Session, id proto.Identity, addr netip.AddrPort) *attached {
 	at := &attached{
-		id: proto.NewSessionID(), agent: id, since: time.Now(), share: &share{budget: a.budget},
+		id: proto.NewSessionID(), agent: id, since: time.Now(), share: &share{budget: a.budget, owner: a.account(id.Agent)},
 		addr: addr, inUse: map[string]int{},
 	}
 	at.sess = session.New(session.Config{

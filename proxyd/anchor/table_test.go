@@ -290,7 +290,7 @@ func TestDetachedSessionsHoldHalfOfTheMemory(t *testing.T) {
 
 func TestShareMovesWithItsSession(t *testing.T) {
 	b := &budget{total: 1000}
-	s := &share{budget: b}
+	s := &share{budget: b, owner: &account{memory: 1000}}
 	s.Must(300)
 	s.setDetached(true)
 	s.Must(100)
