@@ -290,6 +290,9 @@ func TestF33DeadAnchor(t *testing.T) {
 		switch {
 		case isRetry(err):
 			retries++
+			if se, ok := errors.AsType[*link.SealedError](err); ok {
+				time.Sleep(se.Reply.After) // as an agent does: one that does not uses up its own turns
+			}
 		case !isGone(err):
 			t.Fatalf("got %v, want RETRY and then REJECT (anchor gone)", err)
 		}

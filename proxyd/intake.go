@@ -3,6 +3,8 @@ package proxyd
 import (
 	"sync"
 	"time"
+
+	"migrationsensor/proto"
 )
 
 // Bounds of what a link that is not admitted yet is told to wait (ours; a sealed reply can say 25.5 s).
@@ -11,6 +13,13 @@ const (
 	maxRetry = 25 * time.Second
 
 	maxOpening = 128 // a second's work of a machine that is ten times slower than it should be
+
+	// Of one agent (ours): all its links come at once when it moves, and with `probe = "each"` each of its connections may
+	// be one.
+	linkRate  = 8 // links a second
+	linkBurst = 64
+	maxLinks  = 256     // that live; an entry has thousands
+	maxAgents = 1 << 14 // that are remembered
 )
 
 // intake lets new links in at a rate, so that a thousand clients that come at once cost this proxy
@@ -18,37 +27,84 @@ const (
 //
 // Who comes too early is told a time drawn from the whole of the time that those before him take: the
 // backlog, which grows with each that is turned away and shrinks at the rate.
+//
+// Each agent has a rate of its own too. What goes beyond that waits in a backlog of its own, and counts in nobody else's.
 type intake struct {
-	rate, burst float64 // set once
+	mu  sync.Mutex // guards what follows
+	all turns
+	own map[proto.AgentID]*turns
+}
 
-	mu      sync.Mutex
-	tokens  float64
-	backlog float64
-	at      time.Time
+// turns is a bucket of tokens, and who waits for one.
+type turns struct {
+	rate, burst, tokens, backlog float64
+	at                           time.Time
+}
+
+func newTurns(rate, burst float64, now time.Time) turns {
+	return turns{rate: rate, burst: burst, tokens: burst, at: now}
 }
 
 func newIntake(rate, burst float64, now time.Time) *intake {
-	return &intake{rate: rate, burst: burst, tokens: burst, at: now}
+	return &intake{all: newTurns(rate, burst, now), own: map[proto.AgentID]*turns{}}
 }
 
-// take admits a link now, or says when to come again. opening is how many were taken in and are not answered yet: what a
-// machine can do in a second nobody knows, so too many of them are too many whatever the rate. jitter draws from the
-// duration that it is given.
-func (a *intake) take(now time.Time, opening int, jitter func(time.Duration) time.Duration) (again time.Duration, ok bool) {
-	if a.rate <= 0 {
-		return 0, true
-	}
+// take admits an agent's link now, or says when to come again. opening is how many were taken in and are not answered yet:
+// what a machine can do in a second nobody knows, so too many of them are too many whatever the rate. live is how many
+// links the agent has. jitter draws from the duration that it is given.
+func (a *intake) take(now time.Time, agent proto.AgentID, opening, live int, jitter func(time.Duration) time.Duration) (again time.Duration, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	passed := max(now.Sub(a.at).Seconds(), 0) * a.rate
-	a.at = now
-	a.tokens = min(a.tokens+passed, a.burst)
-	a.backlog = max(a.backlog-passed, 0)
-	if a.tokens >= 1 && opening < maxOpening {
-		a.tokens--
+	if a.all.rate <= 0 {
 		return 0, true
 	}
-	a.backlog++
-	all := time.Duration(a.backlog / a.rate * float64(time.Second))
-	return minRetry + jitter(min(max(all, minRetry), maxRetry-minRetry)), false
+	own := a.ofLocked(now, agent)
+	own.pass(now)
+	if own.tokens < 1 || live >= maxLinks {
+		return own.later(jitter), false
+	}
+	a.all.pass(now)
+	if a.all.tokens < 1 || opening >= maxOpening {
+		return a.all.later(jitter), false
+	}
+	own.tokens--
+	a.all.tokens--
+	return 0, true
+}
+
+// pass takes in what time has brought.
+func (t *turns) pass(now time.Time) {
+	passed := max(now.Sub(t.at).Seconds(), 0) * t.rate
+	t.at = now
+	t.tokens = min(t.tokens+passed, t.burst)
+	t.backlog = max(t.backlog-passed, 0)
+}
+
+// later puts one more into the backlog, and says when it is to come. Nobody waits longer than a reply can say.
+func (t *turns) later(jitter func(time.Duration) time.Duration) time.Duration {
+	t.backlog = min(t.backlog+1, t.rate*maxRetry.Seconds())
+	all := time.Duration(t.backlog / t.rate * float64(time.Second))
+	return minRetry + jitter(min(max(all, minRetry), maxRetry-minRetry))
+}
+
+// ofLocked is an agent's own bucket. Where there are too many, those go that would be the same anew; if there are none, any.
+func (a *intake) ofLocked(now time.Time, agent proto.AgentID) *turns {
+	if t := a.own[agent]; t != nil {
+		return t
+	}
+	if len(a.own) >= maxAgents {
+		var any proto.AgentID
+		for id, t := range a.own {
+			any = id
+			if t.pass(now); t.tokens >= t.burst && t.backlog == 0 {
+				delete(a.own, id)
+			}
+		}
+		if len(a.own) >= maxAgents {
+			delete(a.own, any)
+		}
+	}
+	t := newTurns(linkRate, linkBurst, now)
+	a.own[agent] = &t
+	return &t
 }

@@ -5,15 +5,24 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"migrationsensor/proto"
 )
 
 // arrivals are the times at which clients come, the earliest first.
-type arrivals []time.Duration
+type arrivals []arrival
+
+type arrival struct {
+	at    time.Duration
+	agent proto.AgentID
+}
+
+func anAgent(n int) proto.AgentID { return proto.AgentID{byte(n >> 8), byte(n)} }
 
 func (a arrivals) Len() int           { return len(a) }
-func (a arrivals) Less(i, j int) bool { return a[i] < a[j] }
+func (a arrivals) Less(i, j int) bool { return a[i].at < a[j].at }
 func (a arrivals) Swap(i, j int)      { a[i], a[j] = a[j], a[i] }
-func (a *arrivals) Push(x any)        { *a = append(*a, x.(time.Duration)) }
+func (a *arrivals) Push(x any)        { *a = append(*a, x.(arrival)) }
 func (a *arrivals) Pop() any {
 	x := (*a)[len(*a)-1]
 	*a = (*a)[:len(*a)-1]
@@ -26,12 +35,13 @@ func herd(a *intake, start time.Time, clients arrivals) (last time.Duration, cam
 	r := rand.New(rand.NewPCG(1, 2))
 	jitter := func(d time.Duration) time.Duration { return time.Duration(r.Int64N(int64(d))) }
 	heap.Init(&clients)
-	var in arrivals
+	var in []time.Duration
 	for clients.Len() > 0 {
-		at := heap.Pop(&clients).(time.Duration)
+		c := heap.Pop(&clients).(arrival)
+		at := c.at
 		came++
-		if again, ok := a.take(start.Add(at), 0, jitter); !ok {
-			heap.Push(&clients, at+again)
+		if again, ok := a.take(start.Add(at), c.agent, 0, 0, jitter); !ok {
+			heap.Push(&clients, arrival{at + again, c.agent})
 			continue
 		}
 		last, in = at, append(in, at)
@@ -60,7 +70,7 @@ func TestAdmissionOfAHerd(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			var all arrivals
 			for i := range clients {
-				all = append(all, tc.within*time.Duration(i)/clients)
+				all = append(all, arrival{tc.within * time.Duration(i) / clients, anAgent(i)})
 			}
 			last, came, most := herd(newIntake(rate, burst, start), start, all)
 			t.Logf("last in after %v, %d arrivals, at most %d in a second", last, came, most)
@@ -82,9 +92,9 @@ func TestAdmissionSaysNoMoreThanAReplyCan(t *testing.T) {
 	start := time.Unix(1_800_000_000, 0)
 	a := newIntake(1, 1, start)
 	whole := func(d time.Duration) time.Duration { return d }
-	a.take(start, 0, whole)
-	for range 1000 {
-		if again, ok := a.take(start, 0, whole); ok || again < minRetry || again > maxRetry {
+	a.take(start, anAgent(0), 0, 0, whole)
+	for i := range 1000 {
+		if again, ok := a.take(start, anAgent(i%500), 0, 0, whole); ok || again < minRetry || again > maxRetry {
 			t.Fatalf("got %v, %v; want a RETRY between %v and %v", again, ok, minRetry, maxRetry)
 		}
 	}
@@ -94,10 +104,62 @@ func TestAdmissionOfASlowMachine(t *testing.T) {
 	start := time.Unix(1_800_000_000, 0)
 	a := newIntake(1000, 1000, start)
 	half := func(d time.Duration) time.Duration { return d / 2 }
-	if again, ok := a.take(start, maxOpening, half); ok || again < minRetry {
+	if again, ok := a.take(start, anAgent(1), maxOpening, 0, half); ok || again < minRetry {
 		t.Errorf("%v, %v: %d links are not answered yet, and one more is taken in", again, ok, maxOpening)
 	}
-	if _, ok := a.take(start, maxOpening-1, half); !ok {
+	if _, ok := a.take(start, anAgent(1), maxOpening-1, 0, half); !ok {
 		t.Error("one of them is answered, and nobody is taken in")
+	}
+}
+
+// F47: an insider that comes 20,000 times a second keeps nobody else out, and nobody waits for it.
+func TestF47OneAgentKeepsNobodyOut(t *testing.T) {
+	const rate, burst, honest = 2000, 500, 200
+	start := time.Unix(1_800_000_000, 0)
+	a := newIntake(rate, burst, start)
+	half := func(d time.Duration) time.Duration { return d / 2 }
+	insider, in, out := anAgent(honest), 0, 0
+	for ms := range 20_000 {
+		now := start.Add(time.Duration(ms) * time.Millisecond)
+		for range 20 {
+			if _, ok := a.take(now, insider, 0, 0, half); ok {
+				in++
+			}
+		}
+		if ms >= 10_000 && ms < 10_000+honest {
+			if again, ok := a.take(now, anAgent(ms-10_000), 0, 0, half); !ok {
+				out++
+				t.Logf("agent %d has to come again in %v", ms-10_000, again)
+			}
+		}
+	}
+	if most := linkBurst + 20*linkRate; out > 0 || in > most {
+		t.Errorf("%d of %d others were kept out, and %d of the insider's links were let in; want none, at most %d", out, honest, in, most)
+	}
+}
+
+// Who has as many links as one agent may have comes again; what is remembered of agents is bounded.
+func TestF47LinksOfAnAgent(t *testing.T) {
+	start := time.Unix(1_800_000_000, 0)
+	a := newIntake(1e6, 1e6, start)
+	half := func(d time.Duration) time.Duration { return d / 2 }
+	if again, ok := a.take(start, anAgent(1), 0, maxLinks, half); ok || again < minRetry {
+		t.Errorf("%v, %v: it has all the links it may have", again, ok)
+	}
+	if _, ok := a.take(start, anAgent(1), 0, maxLinks-1, half); !ok {
+		t.Error("it has one less, and is kept out")
+	}
+	for i := range 2 * maxAgents {
+		if _, ok := a.take(start.Add(time.Duration(i)*time.Millisecond), anAgent(i), 0, 0, half); !ok {
+			t.Fatalf("agent %d is kept out", i)
+		}
+	}
+	for i := range maxAgents + 100 { // all at once: none is idle
+		if _, ok := a.take(start.Add(time.Hour), anAgent(i), 0, 0, half); !ok {
+			t.Fatalf("agent %d is kept out", i)
+		}
+	}
+	if n := len(a.own); n > maxAgents {
+		t.Errorf("%d agents are remembered, at most %d", n, maxAgents)
 	}
 }

@@ -50,7 +50,7 @@ func (e *edge) admit(v proto.Verified, from netip.AddrPort) *proto.Reply {
 	if v.Kind == proto.KindProbe {
 		return nil
 	}
-	again, ok := e.intake.take(e.host.Now(), e.acceptor.Opening(), rand.N[time.Duration])
+	again, ok := e.intake.take(e.host.Now(), v.Agent, e.acceptor.Opening(), e.acceptor.LinksOf(v.Agent), rand.N[time.Duration])
 	if ok {
 		return nil
 	}

@@ -34,21 +34,34 @@ type entry struct {
 type live struct {
 	mu    sync.Mutex
 	links map[*entry]struct{}
+	own   map[proto.AgentID]int // by agent, of those that Links lists
 }
 
 func (t *live) add(e *entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.links == nil {
-		t.links = map[*entry]struct{}{}
+		t.links, t.own = map[*entry]struct{}{}, map[proto.AgentID]int{}
 	}
 	t.links[e] = struct{}{}
+	if e.Via.IsZero() {
+		t.own[e.Agent]++
+	}
 }
 
 func (t *live) remove(e *entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if _, ok := t.links[e]; !ok {
+		return
+	}
 	delete(t.links, e)
+	if !e.Via.IsZero() {
+		return
+	}
+	if t.own[e.Agent]--; t.own[e.Agent] == 0 {
+		delete(t.own, e.Agent)
+	}
 }
 
 func (t *live) full(limit int) bool {
@@ -72,6 +85,13 @@ func (t *live) list(match func(*Live) bool) []Live {
 // Links lists the links that agents have with this node's link port; some may end at another anchor.
 func (a *Acceptor) Links() []Live {
 	return a.live.list(func(l *Live) bool { return l.Via.IsZero() })
+}
+
+// LinksOf is how many of them are one agent's.
+func (a *Acceptor) LinksOf(agent proto.AgentID) int {
+	a.live.mu.Lock()
+	defer a.live.mu.Unlock()
+	return a.live.own[agent]
 }
 
 // Passed lists the links that other edges passed on to this node.

@@ -26,6 +26,9 @@ func TestCloseDataLeavesControlLinks(t *testing.T) {
 	if got := n.DataLinks(); got != 1 || len(n.Links()) != 2 {
 		t.Errorf("%d data links of %d, want 1 of 2", got, len(n.Links()))
 	}
+	if got := n.LinksOf(id); got != 2 {
+		t.Errorf("%d links of the agent, want 2", got)
+	}
 	if got := n.CloseData(); got != 1 {
 		t.Errorf("closed %d, want the data link", got)
 	}
@@ -34,5 +37,5 @@ func TestCloseDataLeavesControlLinks(t *testing.T) {
 		t.Errorf("the data link ends with %v, want a reset", err)
 	}
 	ping(t, links[0])
-	until(t, "the data link is forgotten", func() bool { return n.DataLinks() == 0 && len(n.Links()) == 1 })
+	until(t, "the data link is forgotten", func() bool { return n.DataLinks() == 0 && len(n.Links()) == 1 && n.LinksOf(id) == 1 })
 }
