@@ -46,8 +46,9 @@ type Informer struct {
 	conditions map[proto.NodeID]condition
 	told       map[proto.AgentID][]proto.NodeID
 	members    map[*Member]struct{}
-	preferred  proto.NodeID // by an operator; zero: none
-	counter    uint64       // of migration notifications, rising
+	agents     map[proto.AgentID][]*Member // the same, the newest last
+	preferred  proto.NodeID                // by an operator; zero: none
+	counter    uint64                      // of migration notifications, rising
 	round      uint64
 	stats      Stats
 }
@@ -78,6 +79,7 @@ func New(cfg Config) *Informer {
 		conditions: make(map[proto.NodeID]condition),
 		told:       make(map[proto.AgentID][]proto.NodeID),
 		members:    make(map[*Member]struct{}),
+		agents:     make(map[proto.AgentID][]*Member),
 		counter:    uint64(cfg.Now().UnixMilli()), // rises over restarts
 	}
 }

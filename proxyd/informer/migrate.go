@@ -63,64 +63,6 @@ func (m *Member) due(now time.Time) bool {
 	return !m.askedAt.IsZero() && now.Sub(m.askedAt) >= after+m.spread
 }
 
-// Join adds a connected agent; leave takes it away again. It stands by until Boot says otherwise.
-func (i *Informer) Join(m *Member) (leave func()) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.members[m] = struct{}{}
-	m.since = i.cfg.Now()
-	return func() {
-		i.mu.Lock()
-		defer i.mu.Unlock()
-		delete(i.members, m)
-		m.left = true
-	}
-}
-
-// Boot notes what an agent says of its control link. The newest one takes the place of all others of the same start of
-// the agent: it has one here, current or standing by, and it may be that nobody ever hears of the others' end. So they
-// are ended.
-func (i *Informer) Boot(m *Member, boot uint64, current bool) {
-	for _, o := range i.replaced(m, boot, current) {
-		if o.End != nil {
-			o.End()
-		}
-	}
-}
-
-func (i *Informer) replaced(m *Member, boot uint64, current bool) (old []*Member) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if current && !m.current {
-		m.askLocked(proto.MigrateID{}, proto.NodeID{})
-	}
-	m.boot, m.current = boot, current
-	for o := range i.members {
-		if o != m && o.Agent == m.Agent && o.boot == boot {
-			o.current = false
-			old = append(old, o)
-		}
-	}
-	return old
-}
-
-// Members returns how many agents are connected, and how many of them have not acknowledged a
-// migration notification. Those that only stand by do not count: they are somewhere else.
-func (i *Informer) Members() (connected, waiting int) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	for m := range i.members {
-		if !m.current {
-			continue
-		}
-		connected++
-		if !m.acked {
-			waiting++
-		}
-	}
-	return connected, waiting
-}
-
 // Acknowledged notes an agent's MIGRATE_OK. One that answers no question of ours is ignored.
 func (i *Informer) Acknowledged(m *Member, id proto.MigrateID) {
 	i.mu.Lock()
@@ -216,40 +158,47 @@ type move struct {
 	spread time.Duration // the same for all that go to one proxy
 }
 
-// plan gives each agent that is to be asked its next proxy.
+// plan gives each agent that is to be asked its next proxy. Agents count, not links: one with many delays no others.
 func (i *Informer) plan(o Order) (_ map[proto.NodeID][]move, left int) {
 	now := i.cfg.Now()
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	out := make(map[proto.NodeID][]move)
+	agents := make(map[proto.NodeID]int)
 	free := slices.ContainsFunc(i.neighbours, func(n Neighbour) bool { return o.allows(n) && i.refusalLocked(n, now) == "" })
 	for m := range i.members {
 		if !m.current || !o.wants(m) {
 			continue
 		}
+		counts := 0
+		if i.countsLocked(m) {
+			counts = 1
+		}
 		if n, ok := i.boundLocked(m, now); ok {
 			if m.due(now) {
+				agents[n.Node] += counts
 				out[n.Node] = append(out[n.Node], move{member: m, next: n, id: m.asked})
 			}
 			continue
 		}
 		if !free { // ranking them for each of ten thousand agents would find that out slowly
-			left++
+			left += counts
 			continue
 		}
 		n, ok := i.pickLocked(m.Agent, now, o)
 		if !ok {
-			left++
+			left += counts
 			continue
 		}
+		agents[n.Node] += counts
 		i.counter++
 		m.askLocked(proto.MigrateID{Edge: i.cfg.Self, Counter: i.counter}, n.Node)
 		out[n.Node] = append(out[n.Node], move{member: m, next: n, id: m.asked})
 	}
-	for _, moves := range out {
-		spread := i.spread(len(moves))
+	for node, moves := range out {
+		spread := i.spread(agents[node])
 		if o.Deadline == 0 { // nobody is in a hurry: what they all do at once is felt by each
-			spread = max(spread, min(time.Duration(len(moves))*calmStep, calmMax))
+			spread = max(spread, min(time.Duration(agents[node])*calmStep, calmMax))
 		}
 		for k := range moves {
 			moves[k].spread = spread

@@ -48,7 +48,9 @@ func (i *Informer) Move(ctx context.Context, o Order, who func(proto.AgentID) bo
 	i.mu.Lock()
 	for m := range i.members {
 		if m.current && who(m.Agent) {
-			mv.members = append(mv.members, m)
+			if i.countsLocked(m) {
+				mv.members = append(mv.members, m)
+			}
 			mv.order.members[m] = true
 			m.askLocked(proto.MigrateID{}, proto.NodeID{}) // what it was told before no longer counts
 		}
