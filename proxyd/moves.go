@@ -34,9 +34,10 @@ type MoveProgress struct {
 	Acknowledged int    `json:"acknowledged"`
 	Gone         int    `json:"gone"`    // no data link of theirs is here any more, and they take no orders here
 	Nowhere      int    `json:"nowhere"` // no neighbour may take them
+	Links        int    `json:"links"`   // data links through this proxy, those of agents that take no orders here too
 	Plain        int    `json:"plain"`   // connections without an agent, which cannot move
 	Held         int    `json:"held"`    // streams whose anchor is this node: they go on, and end with it
-	Over         bool   `json:"over"`    // the last one: all are gone, or the time is up
+	Over         bool   `json:"over"`    // the last one: all are gone (and of a drain all links), or the time is up
 	Error        string `json:"error,omitempty"`
 }
 
@@ -59,6 +60,9 @@ func (p *Proxy) Move(ctx context.Context, req MoveRequest, report func(MoveProgr
 }
 
 func (e *edge) move(ctx context.Context, req MoveRequest, report func(MoveProgress)) error {
+	if err := e.sensible(req); err != nil {
+		return err
+	}
 	o := informer.Order{Entries: req.Entries}
 	var err error
 	if req.To != "" {
@@ -80,11 +84,24 @@ func (e *edge) move(ctx context.Context, req MoveRequest, report func(MoveProgre
 			return err
 		}
 	}
-	return e.watch(ctx, e.informer.Move(ctx, o, func(a proto.AgentID) bool { return who == nil || who[a] }), req.Wait.Duration, report)
+	return e.watch(ctx, e.informer.Move(ctx, o, func(a proto.AgentID) bool { return who == nil || who[a] }), req.Wait.Duration, req.Drain, report)
 }
 
-// watch reports a move until it is over.
-func (e *edge) watch(ctx context.Context, mv *informer.Moving, wait time.Duration, report func(MoveProgress)) error {
+// sensible refuses what contradicts itself, before anybody is told anything.
+func (e *edge) sensible(req MoveRequest) error {
+	switch {
+	case req.Wait.Duration < 0:
+		return fmt.Errorf("wait is %s: it can't be less than nothing", req.Wait.Duration)
+	case req.Drain && len(req.Agents) > 0:
+		return errors.New("a drain is for every agent: leave out the agents, or move only those without it (`proxyd migrate`)")
+	case req.Entries && !e.hidden:
+		return fmt.Errorf("%s is an entry itself, so its agents are at home; to send them elsewhere use `proxyd migrate --all` or `proxyd drain`", e.self.Name)
+	}
+	return nil
+}
+
+// watch reports a move until it is over; a drain is when no data link is left either.
+func (e *edge) watch(ctx context.Context, mv *informer.Moving, wait time.Duration, drain bool, report func(MoveProgress)) error {
 	ctx, cancel := context.WithTimeout(ctx, min(max(wait, 0), moveWait))
 	defer cancel()
 	look, again := time.NewTicker(moveLook), time.NewTicker(moveAgain)
@@ -93,7 +110,8 @@ func (e *edge) watch(ctx context.Context, mv *informer.Moving, wait time.Duratio
 	var said MoveProgress
 	for first := true; ; first = false {
 		p := e.progress(mv)
-		p.Over = p.Gone == p.Agents || ctx.Err() != nil
+		gone := p.Gone == p.Agents && (!drain || p.Links == 0)
+		p.Over = gone || ctx.Err() != nil
 		if first || p != said {
 			report(p)
 			said = p
@@ -111,16 +129,17 @@ func (e *edge) watch(ctx context.Context, mv *informer.Moving, wait time.Duratio
 }
 
 func (e *edge) progress(mv *informer.Moving) MoveProgress {
-	here := map[proto.AgentID]bool{}
+	here, links := map[proto.AgentID]bool{}, 0
 	for _, l := range e.acceptor.Links() {
 		if l.Kind == proto.KindData {
 			here[l.Agent] = true
+			links++
 		}
 	}
 	p := mv.Progress(func(a proto.AgentID) bool { return here[a] })
 	return MoveProgress{
 		Agents: p.Agents, Told: p.Told, Acknowledged: p.Acknowledged, Gone: p.Gone, Nowhere: p.Nowhere,
-		Plain: e.packets.Stats().Open, Held: e.anchor.Streams(),
+		Links: links, Plain: e.packets.Stats().Open, Held: e.anchor.Streams(),
 	}
 }
 

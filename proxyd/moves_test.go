@@ -171,6 +171,26 @@ func TestMoveOfOneAndHome(t *testing.T) {
 	back.Close()
 }
 
+// A drain is not over while data links come through that belong to no agent which takes orders here.
+func TestDrainCountsLinksWithoutAnAgent(t *testing.T) {
+	w := newWorld(t)
+	c := w.enrol()
+	s, end := c.session(c.entry, false)
+	c.says(c.open(s), "before")
+	progress, done := w.ask("p1", MoveRequest{Drain: true, Wait: Duration{300 * time.Millisecond}})
+	if p := w.over(progress, done); p.Agents != 0 || p.Links != 1 {
+		t.Errorf("at the end: %+v; want no agent and one link", p)
+	}
+	progress, done = w.ask("p1", MoveRequest{Drain: true, Wait: Duration{20 * time.Second}})
+	if p := <-progress; p.Over || p.Links != 1 {
+		t.Errorf("at first: %+v", p)
+	}
+	end()
+	if p := w.over(progress, done); p.Links != 0 {
+		t.Errorf("the link has ended: %+v", p)
+	}
+}
+
 func TestMovesThatAreRefused(t *testing.T) {
 	w := newWorld(t, withP3(t))
 	c := w.enrol()
@@ -192,7 +212,10 @@ func TestMovesThatAreRefused(t *testing.T) {
 	refused("p1", MoveRequest{All: true, Agents: []string{"ab"}}, "not both")
 	refused("p1", MoveRequest{Agents: []string{"zz"}}, `no agent here has an id that begins with "zz"`)
 	refused("p1", MoveRequest{Agents: []string{"127.0.0.1"}}, `"127.0.0.1" means 2 agents`)
-	refused("p1", MoveRequest{All: true, Entries: true}, "p1 has no entry among its neighbours (p2)")
+	refused("p1", MoveRequest{All: true, Entries: true}, "p1 is an entry itself, so its agents are at home")
+	refused("p1", MoveRequest{Drain: true, Agents: []string{"ab"}}, "a drain is for every agent")
+	refused("p1", MoveRequest{All: true, Wait: Duration{-time.Second}}, "wait is -1s")
+	refused("p3", MoveRequest{All: true, Entries: true}, "p3 has no entry among its neighbours")
 	refused("p3", MoveRequest{Drain: true}, "p3 has no neighbours")
 	refused("sign", MoveRequest{All: true}, "no agent is connected to this node")
 	w.hosts["p2"].attack(true)

@@ -86,6 +86,9 @@ func (c *homeCmd) Run(e *env) error {
 
 // move asks for a planned move and prints how far it is, until all are gone or the time is up.
 func (e *env) move(cfg proxyd.Config, req proxyd.MoveRequest) error {
+	if req.Wait.Duration < 0 {
+		return fmt.Errorf("--wait %s: it can't be less than nothing", req.Wait.Duration)
+	}
 	var printed string
 	last, err := proxyd.ControlMove(e.ctx, cfg.Socket, req, func(p proxyd.MoveProgress) {
 		if line := progressLine(p); line != printed {
@@ -103,12 +106,17 @@ func (e *env) move(cfg proxyd.Config, req proxyd.MoveRequest) error {
 		return fmt.Errorf("%d of %d agents stay: no neighbour may take them (see proxyd status: peers, told)", last.Nowhere, last.Agents)
 	case last.Gone < last.Agents:
 		return fmt.Errorf("%d of %d agents are still here after %s; they go on moving by themselves: look again with proxyd agents", last.Agents-last.Gone, last.Agents, req.Wait.Duration)
+	case req.Drain && last.Links > 0:
+		return fmt.Errorf("%d data links of agents that are not connected here still go through this proxy after %s: stopping it cuts them; look again with proxyd drain", last.Links, req.Wait.Duration)
 	}
 	return nil
 }
 
 func progressLine(p proxyd.MoveProgress) string {
 	if p.Agents == 0 {
+		if p.Links > 0 {
+			return plainLine(fmt.Sprintf("no agent is connected, %d data links are left", p.Links), p.Plain)
+		}
 		return plainLine("no agent is connected", p.Plain)
 	}
 	return plainLine(fmt.Sprintf("%d of %d agents told, %d acknowledged, %d gone", p.Told, p.Agents, p.Acknowledged, p.Gone), p.Plain)

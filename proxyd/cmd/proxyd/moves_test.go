@@ -81,6 +81,13 @@ func TestMovesFromTheCommandLine(t *testing.T) {
 	m.refused("1 of 2 agents stay: no neighbour may take them", "migrate", "-c", "@p1.toml", "--all")
 	c.moves = []proxyd.MoveProgress{{Over: true}}
 	m.must("no agent is connected\n", "drain", "-c", "@p1.toml")
+	c.moves = []proxyd.MoveProgress{{Links: 3, Over: true}}
+	m.refused("3 data links of agents that are not connected here still go through this proxy", "drain", "-c", "@p1.toml")
+	c.asked = proxyd.MoveRequest{}
+	m.refused("--wait -1s: it can't be less than nothing", "drain", "-c", "@p1.toml", "--wait=-1s")
+	if c.asked.Drain {
+		t.Error("it was asked all the same")
+	}
 	c.moves, c.err = nil, errors.New(`there is no node "px" in this fleet`)
 	m.refused(`there is no node "px" in this fleet`, "migrate", "-c", "@p1.toml", "--all", "--to", "px")
 
