@@ -16,7 +16,7 @@ const (
 
 	// Of one agent (ours): all its links come at once when it moves, and with `probe = "each"` each of its connections may
 	// be one.
-	linkRate  = 8 // links a second
+	linkRate  = 20 // links a second: a hundredth of what all may have
 	linkBurst = 64
 	maxLinks  = 256     // that live; an entry has thousands
 	maxAgents = 1 << 14 // that are remembered
