@@ -125,8 +125,8 @@
 // Inside TLS there are frames, each at most one TLS record (16,384 bytes):
 //
 //	0  type    1
-//	1  flags   1  1: the message goes on in the next frame of its type. In ACK 2: the FIN was received;
-//	              in RST 2: it answers an RST or OPEN_FAIL
+//	1  flags   1  1: the message goes on in the next frame of its type. In ACK 2: the FIN was received,
+//	              4: write the stream on this link. In RST 2: it answers an RST or OPEN_FAIL
 //	2  length  2  of the payload, at most 16,368
 //	4  stream  4  frames of a stream; between nodes it joins an answer to its question; else 0
 //	8  offset  8  frames of a stream; else 0
@@ -136,7 +136,8 @@
 // text and bytes a uint16 of length and so many bytes, long a uint32 and so many bytes, n× a uint16 of
 // count and so many, target as above. Counts are checked against what follows before anything is made.
 //
-// Sessions, on data links (package session has the rules; the offset is in the header):
+// Sessions, on data links (package session has the rules; the offset is in the header). SESSION, ATTACH or RESUME is the
+// first message of a link, with nothing before it or between its frames; RESUME may come again later:
 //
 //	01 SESSION     A →    credit 4: first window of a stream towards the agent; OPEN may follow at once
 //	02 SESSION_OK    ←    session 16, credit 4 (towards the anchor), streams 4, grace ms

@@ -40,6 +40,9 @@ func (l *Link) handle(h proto.Header, payload []byte, now time.Time) (accept *St
 	}
 	s.now, l.heard, l.quiet = now, now, now
 	s.calmLocked()
+	if l.last != nil {
+		return nil, nil // refused: what follows is discarded
+	}
 	if l.state == old && s.cfg.Server && h.Type != proto.TypeResume {
 		return nil, nil // parked: what it carries comes again on a newer one
 	}
@@ -163,12 +166,28 @@ func (l *Link) handleSetLocked(h proto.Header, payload []byte) error {
 			return fmt.Errorf("RESUME of another session: %w", ErrProtocol)
 		}
 		if m.Epoch <= l.s.epoch {
-			l.control = proto.AppendMessage(nil, &proto.ResumeFail{Code: proto.ResumeStale}, 0)
-			return fmt.Errorf("RESUME with epoch %d after %d: %w", m.Epoch, l.s.epoch, ErrProtocol)
+			l.refuseLocked(proto.ResumeStale, fmt.Errorf("RESUME with epoch %d after %d: %w", m.Epoch, l.s.epoch, ErrProtocol))
+			return nil
 		}
 		l.s.resumedLocked(l, m)
 	}
 	return nil
+}
+
+// refuseLocked ends the link when the reason is written. It carries nothing else from here.
+func (l *Link) refuseLocked(code proto.ResumeCode, why error) {
+	s := l.s
+	l.state = refused
+	l.clearLocked()
+	next := s.pickLocked()
+	for _, st := range s.sortedLocked() {
+		if st.link == l {
+			st.moveLocked(next)
+		}
+	}
+	l.last = why
+	l.control = proto.AppendMessage(nil, &proto.ResumeFail{Code: code}, 0)
+	l.signal()
 }
 
 // handleSessionLocked takes the answer to SESSION. Streams that were opened before it keep what they have: OPEN_OK says
@@ -310,6 +329,7 @@ func (s *Session) mayOpenLocked() bool {
 }
 
 func (st *Stream) handleLocked(l *Link, h proto.Header, payload []byte) error {
+	st.known = true
 	if len(payload) > 0 && (h.Type == proto.TypeFin || h.Type == proto.TypeRst) {
 		return fmt.Errorf("frame type %#x with %d bytes: %w", uint8(h.Type), len(payload), ErrProtocol)
 	}
@@ -365,6 +385,7 @@ func (st *Stream) handleOpenedLocked(l *Link, h proto.Header, payload []byte) er
 	st.creditLocked(m.(*proto.OpenOK).Credit)
 	st.state = open
 	st.openedLocked()
+	st.queueLocked() // what was written before
 	return nil
 }
 

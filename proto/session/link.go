@@ -36,7 +36,8 @@ const (
 	attaching                  // ATTACH is not answered; nothing is written yet
 	resuming                   // RESUME is not answered; streams are written, but not far ahead
 	live
-	old // written on no more. At an agent it still delivers; at an anchor it is parked: only a RESUME counts
+	old     // written on no more. At an agent it still delivers; at an anchor it is parked: only a RESUME counts
+	refused // anchor: a RESUME_FAIL is on its way, and nothing else counts
 )
 
 // Link is one link's share of a session: what is written on it and what it has heard. Package link's Pump drives it. One
@@ -50,6 +51,7 @@ type Link struct {
 	// guarded by s.mu
 	state   linkState
 	epoch   uint32 // of the set it belongs to
+	last    error  // it ends with this when what is to be written is written
 	err     error  // why it ended; nil while it lives
 	refused *proto.ResumeFail
 	parked  time.Time // anchor: since when it is old
@@ -193,7 +195,7 @@ func (s *Session) pickLocked() (best *Link) {
 
 // writableLocked reports whether streams may be written on l.
 func (l *Link) writableLocked() bool {
-	return l.err == nil && l.epoch == l.s.epoch && l.state != attaching && l.state != old
+	return l.err == nil && l.epoch == l.s.epoch && l.state != attaching && l.state != old && l.state != refused
 }
 
 // endLocked ends the link. Its streams go on over another one, or wait.
@@ -215,7 +217,7 @@ func (l *Link) endLocked(err error) {
 	}
 	close(l.done)
 	l.signal()
-	if s.ending == l {
+	if s.ending == l && !s.endOnLocked(s.pickLocked()) {
 		s.closeLocked(nil)
 		return
 	}

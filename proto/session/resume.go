@@ -48,6 +48,9 @@ func (l *Link) resumeLocked() {
 		st.moveLocked(l)
 		st.toldLocked()
 	}
+	if s.ending != nil {
+		s.endOnLocked(l)
+	}
 	for _, o := range slices.Clone(s.links) {
 		switch {
 		case o == l:
@@ -112,23 +115,25 @@ func (s *Session) resumedLocked(l *Link, m *proto.Resume) {
 	l.epoch = s.epoch
 	l.clearLocked()
 	answer := &proto.ResumeOK{Epoch: s.epoch}
-	told := make(map[uint32]bool, len(m.Streams))
+	told := make(map[uint32]proto.StreamState, len(m.Streams))
 	for _, r := range m.Streams {
-		told[r.ID] = true
+		told[r.ID] = r.State
 		if a, ok := s.resumeStreamLocked(l, r); ok {
 			answer.Streams = append(answer.Streams, a)
 		}
 	}
 	l.control = proto.AppendMessage(nil, answer, 0)
 	for _, st := range s.sortedLocked() {
-		if !told[st.id] { // the agent has finished with it, so there is nothing that it lacks
+		state, named := told[st.id]
+		if !named { // the agent has finished with it, so there is nothing that it lacks
 			st.finishedLocked()
 			continue
 		}
-		if st.state != open { // the others have moved with their table
-			st.moveLocked(l)
+		if st.state == open && state != proto.StreamOpening { // moved with its table, which is as good as an ACK
+			st.toldLocked()
+			continue
 		}
-		st.toldLocked()
+		st.moveLocked(l)
 	}
 	l.confirmLocked()
 }
@@ -156,6 +161,7 @@ func (s *Session) resumeStreamLocked(l *Link, r proto.ResumeStream) (proto.Resum
 		st.removeLocked()
 		return bad, true
 	}
+	st.known = true
 	st.moveLocked(l)
 	return st.tableLocked(), true
 }

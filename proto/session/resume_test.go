@@ -2,6 +2,7 @@ package session
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -233,4 +234,92 @@ func TestFollowToTheOtherLink(t *testing.T) {
 	w.want("attached", "type 0x4")
 	w.mustSend(appendAck(nil, 1, flagHere, 0, 70_000))
 	w.want("all that was not acknowledged, and where we stand", "ACK 1 at 0, credit 65536", "DATA 1 at 0, 4")
+}
+
+// TestNothingOvertakesATable: a RESUME that spans frames comes whole and first, whatever else there is to send; its answer
+// comes before what follows it.
+func TestNothingOvertakesATable(t *testing.T) {
+	w := &wireTest{t: t, s: New(Config{}), now: time.Unix(1_800_000_000, 0)}
+	w.l = w.s.Ask()
+	w.mustSend(sessionOK())
+	w.sent()
+	w.s.mu.Lock()
+	w.s.cfg.MaxStreams = 2000
+	w.s.mu.Unlock()
+	for range 1000 {
+		st, err := w.s.Begin("web")
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.mustSend(proto.AppendMessage(nil, &proto.OpenOK{Credit: 1000}, st.ID()))
+		st.Write([]byte("hello"))
+	}
+	w.l = w.s.Resume()
+	w.l.Ping()
+	got := w.sent()
+	if first := slices.IndexFunc(got, func(f string) bool { return f != "type 0x5" }); first < 2 || got[first] != "PING" {
+		t.Errorf("sent [%s …], want the whole RESUME first", strings.Join(got[:min(4, len(got))], "; "))
+	}
+}
+
+// TestOpenOKIsRepeatedOnTheNextLink, before bytes that the agent would not understand without it.
+func TestOpenOKIsRepeatedOnTheNextLink(t *testing.T) {
+	w, st := serverWith(t, Config{})
+	l, fail := w.s.Serve(&proto.Attach{Session: w.s.ID()}, w.now)
+	if fail != nil {
+		t.Fatal(fail.Code)
+	}
+	w.l.Close(nil) // with the answer to OPEN
+	w.l = l
+	st.Write([]byte("banner"))
+	w.want("the answer first", "type 0x4", "OPEN_OK 1", "ACK 1 at 0, credit 65536", "DATA 1 at 0, 6")
+}
+
+// TestParkedLinkIsNotWritten, neither with a stream that the agent takes for unanswered.
+func TestParkedLinkIsNotWritten(t *testing.T) {
+	w, st := serverWith(t, Config{})
+	parked := w.l
+	w.resume(1, proto.ResumeStream{ID: 1, State: proto.StreamOpening})
+	st.Write([]byte("banner"))
+	if b := parked.Next(make([]byte, 0, 64<<10)); len(b) > 0 {
+		t.Errorf("%d bytes on the parked link", len(b))
+	}
+	w.want("on the new one", "DATA 1 at 0, 6")
+}
+
+// TestStaleResumeIsAnswered on a link that is in use, which ends then; the session lives (F19).
+func TestStaleResumeIsAnswered(t *testing.T) {
+	w, _ := serverWith(t, Config{})
+	w.mustSend(proto.AppendMessage(nil, &proto.Resume{Session: w.s.ID(), Epoch: 0}, 0))
+	w.want("why", "type 0x7")
+	if w.l.Err() == nil || w.s.Err() != nil || w.s.Links() != 0 {
+		t.Errorf("link %v, session %v, %d links", w.l.Err(), w.s.Err(), w.s.Links())
+	}
+}
+
+// TestWhatIsWrittenEarlyIsSent when OPEN is answered.
+func TestWhatIsWrittenEarlyIsSent(t *testing.T) {
+	w := newAsking(t)
+	st, err := w.s.Begin("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.Write([]byte("early"))
+	w.want("not yet", "SESSION", "OPEN 1")
+	w.mustSend(sessionOK())
+	w.mustSend(proto.AppendMessage(nil, &proto.OpenOK{Credit: 1000}, 1))
+	w.want("now", "DATA 1 at 0, 5")
+}
+
+// TestEndSurvivesAMove: an END that was not written goes on the next link.
+func TestEndSurvivesAMove(t *testing.T) {
+	w := newAsking(t)
+	w.mustSend(sessionOK())
+	w.sent()
+	w.s.End()
+	w.l = w.s.Resume()
+	w.want("after the RESUME", "type 0x5", "type 0x8")
+	if w.s.Err() == nil {
+		t.Error("the session lives on")
+	}
 }

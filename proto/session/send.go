@@ -30,8 +30,13 @@ func (st *Stream) moveLocked(l *Link) {
 		l.control = proto.AppendMessage(l.control, &proto.Open{Credit: uint32(st.first), Service: st.service}, st.id)
 		l.signal()
 	case st.state == open:
+		if s.cfg.Server && !st.known { // the answer may have been lost with the link before, and DATA must not come first
+			st.answerLocked(&proto.OpenOK{Credit: uint32(st.first)})
+		}
 		st.here = true
 		st.wantAckLocked(true)
+	case st.state == failed:
+		st.answerLocked(st.openErr.message())
 	}
 	st.queueLocked()
 }
@@ -125,7 +130,11 @@ func (l *Link) Next(dst []byte) []byte {
 	s := l.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l.err != nil {
+	if l.err != nil || l.state == old && s.cfg.Server {
+		return dst
+	}
+	if l.last != nil && len(l.control) == 0 {
+		l.endLocked(l.last)
 		return dst
 	}
 	if s.ending == l && len(l.control) == 0 { // asked for more, so what was before is written
@@ -138,7 +147,7 @@ func (l *Link) Next(dst []byte) []byte {
 		l.signal()
 		return dst
 	}
-	for l.queue.len() > 0 && cap(dst)-len(dst) >= proto.HeaderLen+minData {
+	for len(l.control) == 0 && l.queue.len() > 0 && cap(dst)-len(dst) >= proto.HeaderLen+minData {
 		st := l.queue.pop()
 		if st.link != l {
 			continue // moved
@@ -149,6 +158,9 @@ func (l *Link) Next(dst []byte) []byte {
 		}
 		dst = st.nextLocked(dst)
 		st.queueLocked()
+	}
+	if l.pongs || l.wantPing || l.last != nil {
+		l.signal() // there was no room
 	}
 	if len(dst) > start && l.active.IsZero() {
 		l.active = s.now
@@ -185,10 +197,22 @@ func (q *fifo) pop() *Stream {
 	return st
 }
 
+// pingLen is the size of a PING or PONG.
+const pingLen = proto.HeaderLen + 8
+
 // minData is the least room for which a DATA frame is begun.
 const minData = 1024
 
 func (l *Link) nextControlLocked(dst []byte) []byte {
+	n := wholeFrames(l.control, cap(dst)-len(dst))
+	dst = append(dst, l.control[:n]...)
+	if l.control = l.control[n:]; len(l.control) > 0 {
+		return dst // nothing overtakes them: a table comes whole, and an answer before what follows it
+	}
+	l.control = nil
+	if room := cap(dst) - len(dst); room < 2*pingLen {
+		return dst
+	}
 	if l.pongs {
 		l.pongs = false
 		dst = proto.AppendMessage(dst, &proto.Pong{Token: l.pongToken}, 0)
@@ -200,11 +224,6 @@ func (l *Link) nextControlLocked(dst []byte) []byte {
 			l.pingToken++
 			dst = proto.AppendMessage(dst, &proto.Ping{Token: l.pingToken}, 0)
 		}
-	}
-	n := wholeFrames(l.control, cap(dst)-len(dst))
-	dst = append(dst, l.control[:n]...)
-	if l.control = l.control[n:]; len(l.control) == 0 {
-		l.control = nil
 	}
 	return l.nextAcksLocked(dst)
 }

@@ -276,9 +276,18 @@ func (s *Session) End() {
 		s.closeLocked(nil)
 		return
 	}
+	s.endOnLocked(l)
+}
+
+// endOnLocked has END written on l; false: there is no link for it.
+func (s *Session) endOnLocked(l *Link) bool {
+	if l == nil {
+		return false
+	}
 	s.ending = l
 	l.control = header(l.control, proto.TypeEnd, 0, 0, 0)
 	l.signal()
+	return true
 }
 
 func (s *Session) closeLocked(err error) {

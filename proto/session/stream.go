@@ -78,6 +78,7 @@ type Stream struct {
 
 	queued  bool // in link.queue
 	inAcks  bool // in link.acks
+	known   bool // anchor: the agent has shown that it knows the stream is open
 	here    bool // the next ACK asks the other end to follow to this link
 	starved bool // in s.starved
 

@@ -168,7 +168,7 @@ func TestTurns(t *testing.T) {
 	second.Write(make([]byte, 2000))
 	w.s.Ping()
 	w.want("control frames first, then each stream in turn, none beyond its credit",
-		"PING", "OPEN_OK 2", "DATA 1 at 0, 16324", "DATA 2 at 0, 1000", "DATA 1 at 16324, 15352", "DATA 1 at 31676, 8324")
+		"OPEN_OK 2", "PING", "DATA 1 at 0, 16324", "DATA 2 at 0, 1000", "DATA 1 at 16324, 15352", "DATA 1 at 31676, 8324")
 }
 
 // TestOpenAnsweredWhileGivenUp: the OPEN's answer, and bytes after it, cross the reset.
