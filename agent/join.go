@@ -56,8 +56,8 @@ func (a *Agent) join(ctx context.Context, p plan) (*uplink, error) {
 		return nil, errors.Join(err, cerr)
 	}
 	if !edge.Node.IsZero() && up.cand.Node != edge.Node && p.moves { // sent on between the two: the data links follow
-		for _, o := range a.order([]candidate{up.cand}, p.until) {
-			_ = o.wait(ctx) // it goes on trying
+		if _, err := a.moveAll(ctx, plan{cands: []candidate{up.cand}, until: p.until}); err != nil {
+			a.log.Debug("the data links do not follow yet", "edge", up.cand.Node, "err", err)
 		}
 	}
 	select {

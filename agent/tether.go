@@ -201,8 +201,13 @@ func (t *tether) step(ctx context.Context, now time.Time) time.Duration {
 		}
 		next = min(next, left)
 	}
-	if t.order != nil && !t.order.until.IsZero() && now.After(t.order.until) {
-		t.dropOrderLocked()
+	if o := t.order; o != nil && !o.until.IsZero() {
+		answers := t.joiningLocked() != nil && t.joiningLocked().order == o // soon, or it is silent soon
+		if left := o.until.Sub(now); left > 0 {
+			next = min(next, left)
+		} else if !answers {
+			t.dropOrderLocked()
+		}
 	}
 	switch carried := t.firstLocked() != nil; {
 	case t.dialing != nil, t.joiningLocked() != nil, carried && t.order == nil && !t.fresh:
@@ -229,10 +234,16 @@ func (t *tether) giveUpLocked() {
 	t.sess.Close(errBudget)
 }
 
+// dropOrderLocked gives a move up. A dial for it goes on only if the streams need it.
 func (t *tether) dropOrderLocked() {
 	err := t.order.err
 	if err == nil {
 		err = errLate
+	}
+	t.order.finish(candidate{}, err)
+	if t.dialing != nil && t.dialing.order == t.order && t.carrierLocked() != nil {
+		t.dialing.cancel()
+		t.dialing = nil
 	}
 	t.event("not moved", fmt.Sprintf("the session at anchor %s stays where it is: %v", t.nodeName(t.anchor), explainConnect(err)))
 	t.order = nil
