@@ -38,6 +38,8 @@ type Agent struct {
 	dialers          dialers
 	completeMu       sync.Mutex // one complete at a time
 
+	// guards what follows. A tether takes it while it holds its own mu; whoever holds this one takes no tether's, and calls
+	// nothing of a tether but up, ended and what was set once.
 	mu        sync.Mutex
 	runCtx    context.Context // nil before Run and after its goroutines were told to end
 	state     string

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	"migrationsensor/proto"
 )
@@ -121,6 +123,12 @@ func (a *Agent) sessions() (out []*tether) {
 // rechoose makes the choice of anchors anew, lets go of the tethers that no service wants for new streams any more, and
 // lists the anchors to which there is none.
 func (a *Agent) rechoose(edge proto.NodeID) (missing []proto.NodeID) {
+	missing, out := a.rechosen(edge)
+	retire(out)
+	return missing
+}
+
+func (a *Agent) rechosen(edge proto.NodeID) (missing []proto.NodeID, out []*tether) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.choice.choose(edge, a.sys.Now())
@@ -132,23 +140,29 @@ func (a *Agent) rechoose(edge proto.NodeID) (missing []proto.NodeID) {
 		}
 	}
 	if len(missing) > 0 { // they stand in until the missing ones are there
-		return missing
+		return missing, nil
 	}
 	for n, t := range a.warm {
 		if !wanted[n] && len(wanted) > 0 {
 			delete(a.warm, n)
-			t.setRetired(true)
+			out = append(out, t)
 		}
 	}
-	return nil
+	return nil, out
 }
 
 // letGo retires every tether: new streams need another.
 func (a *Agent) letGo() {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	for n, t := range a.warm {
-		delete(a.warm, n)
+	out := slices.Collect(maps.Values(a.warm))
+	clear(a.warm)
+	a.mu.Unlock()
+	retire(out)
+}
+
+// retire has tethers end with their last streams. Nobody who calls it holds the agent's mu.
+func retire(ts []*tether) {
+	for _, t := range ts {
 		t.setRetired(true)
 	}
 }

@@ -19,11 +19,18 @@ const (
 	completeRetry = 4 * time.Second
 )
 
+// plannedWait is how long a move that has no deadline is tried, after the spread that it came with. Ours.
+const plannedWait = 60 * time.Second
+
 // plan is what an attempt is for.
 type plan struct {
-	cands []candidate
-	moves bool      // the sessions move
-	until time.Time // of a move; zero: none
+	cands   []candidate
+	moves   bool         // the sessions move
+	from    proto.NodeID // of a move: the edge that they leave
+	until   time.Time    // of a move: then they stay where they are
+	planned bool         // of a move: nobody attacks, and after some rounds they stay, too
+	rounds  int          // of a move: those that came to nothing
+	seeks   bool         // of a move: it was begun anew because there is no session
 
 	// control is how long a move's control link waits for others' data links: they carry what people wait for, and a spread
 	// for them says that there are many.
@@ -41,9 +48,11 @@ func (a *Agent) join(ctx context.Context, p plan) (*uplink, error) {
 	case p.moves && t != nil:
 		edge, err = a.moveAll(ctx, p)
 	case t == nil:
-		edge, err = a.firstSession(ctx, p.cands)
-		if err != nil {
+		if edge, err = a.firstSession(ctx, a.leading(p)); err != nil {
 			return nil, err
+		}
+		if p.moves && edge.Node == p.from {
+			return nil, errElsewhere
 		}
 	}
 	a.patiently(ctx, min(p.control, controlWait))
@@ -56,8 +65,8 @@ func (a *Agent) join(ctx context.Context, p plan) (*uplink, error) {
 		return nil, errors.Join(err, cerr)
 	}
 	if !edge.Node.IsZero() && up.cand.Node != edge.Node && p.moves { // sent on between the two: the data links follow
-		for _, o := range a.order([]candidate{up.cand}, p.until) {
-			_ = o.wait(ctx) // it goes on trying
+		if _, err := a.moveAll(ctx, plan{cands: []candidate{up.cand}, until: p.until, planned: p.planned}); err != nil {
+			a.log.Debug("the data links do not follow yet", "edge", up.cand.Node, "err", err)
 		}
 	}
 	select {
@@ -66,6 +75,28 @@ func (a *Agent) join(ctx context.Context, p plan) (*uplink, error) {
 	case <-ctx.Done():
 	}
 	return up, nil
+}
+
+var errElsewhere = errors.New("the new session had to be made where the move is from")
+
+// leading are the edges to ask for a session where there is none: a move's are the first, but not all. What they were to
+// move is gone, and new connections wait.
+func (a *Agent) leading(p plan) []candidate {
+	out := slices.Clone(p.cands)
+	if !p.moves {
+		return out
+	}
+	for _, c := range a.candidates() {
+		if !slices.ContainsFunc(out, func(o candidate) bool { return o.Node == c.Node }) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// exhausted reports whether a move is to be given up, after a round that ended with err.
+func (p *plan) exhausted(err error, now time.Time) bool {
+	return !now.Before(p.until) || p.planned && p.rounds >= orderLimit(err)
 }
 
 // patiently waits before a move's control link, as long as the old one is there.
@@ -146,7 +177,7 @@ func (a *Agent) moveAll(ctx context.Context, p plan) (edge candidate, err error)
 	ctx, cancel := context.WithTimeout(ctx, moveWait)
 	defer cancel()
 	var errs []error
-	for _, o := range a.order(p.cands, p.until) {
+	for _, o := range a.order(p) {
 		if err := o.wait(ctx); err != nil {
 			errs = append(errs, err)
 		} else if edge.Node.IsZero() {
@@ -157,9 +188,9 @@ func (a *Agent) moveAll(ctx context.Context, p plan) (edge candidate, err error)
 }
 
 // order asks every session to move.
-func (a *Agent) order(cands []candidate, until time.Time) (out []*order) {
+func (a *Agent) order(p plan) (out []*order) {
 	for _, t := range a.sessions() {
-		out = append(out, t.moveTo(cands, until))
+		out = append(out, t.moveTo(p))
 	}
 	return out
 }

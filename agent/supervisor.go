@@ -25,6 +25,7 @@ type supervisor struct {
 	backoff backoff
 	second  second
 
+	owed     plan         // a move whose control link is there, and no data link yet
 	followed proto.NodeID // the edge at which a control link was sought last because the sessions are there
 }
 
@@ -152,8 +153,9 @@ func (s *supervisor) joined(ctx context.Context, r joined) {
 	switch {
 	case r.attempt.moves:
 		s.moves.done(s.sys.Now())
-		s.moved.Add(1)
-		s.event("moved", "now at "+where)
+		if s.owed = r.attempt.plan; !s.settle() {
+			s.event("connected", "to "+where+"; the data links have not moved yet")
+		}
 	case old == nil || old.cand.Node != r.up.cand.Node:
 		s.event("connected", "to "+where)
 	default:
@@ -173,6 +175,36 @@ func (s *supervisor) joined(ctx context.Context, r joined) {
 	s.lookedAround(ctx)
 }
 
+// settle counts a move that has happened: a data link was taken in elsewhere, or there was none to move.
+func (s *supervisor) settle() bool {
+	if !s.owed.moves || s.up == nil {
+		return false
+	}
+	at, done := s.up.cand, s.up.cand.Node != s.owed.from
+	for _, t := range s.sessions() {
+		if t.single {
+			continue
+		}
+		if at, done = t.edge(); done && at.Node != s.owed.from && t.state() == "live" {
+			break
+		}
+		done = false
+	}
+	switch {
+	case done:
+		s.moved.Add(1)
+		where := s.edgeName(at.Target)
+		if s.up.cand.Node == at.Node {
+			where = fmt.Sprintf("%s (%s)", where, s.up.control.Remote())
+		}
+		s.event("moved", "now at "+where)
+	case s.sys.Now().Before(s.owed.until):
+		return false
+	}
+	s.owed = plan{}
+	return done
+}
+
 // failed tries again later: a move where it was sent, as long as that may be, everything else everywhere.
 func (s *supervisor) failed(ctx context.Context, r joined) {
 	if ctx.Err() != nil {
@@ -185,25 +217,35 @@ func (s *supervisor) failed(ctx context.Context, r joined) {
 	why := explainConnect(r.err).Error()
 	s.event("no connection", why)
 	p := r.attempt.plan
-	inTime := p.until.IsZero() || s.sys.Now().Before(p.until)
+	p.rounds++
+	p.seeks = p.moves && s.lead() == nil
 	switch {
-	case p.moves && s.up != nil && inTime:
+	case p.moves && s.up != nil && !p.exhausted(r.err, s.sys.Now()):
 		s.endRound(r.err)
 		s.begin(ctx, p, wait)
 	case s.up != nil: // it stays where it is
+		if p.moves {
+			s.event("not moved", fmt.Sprintf("this client stays at %s: %s", s.edgeName(s.up.cand.Target), why))
+		}
 		s.setNamed(nil)
 		s.setState(stateConnected, "")
 		s.endRound(r.err)
 	default:
 		s.unreachable(why, r.err)
 		p.cands = s.candidates()
+		if p.exhausted(r.err, s.sys.Now()) {
+			p.moves, p.seeks = false, false
+		}
 		s.begin(ctx, p, wait)
+	}
+	if r.attempt.moves {
+		s.lookedAround(ctx) // it was not, meanwhile
 	}
 }
 
 // candidates are the edges to try: those that an unfinished migration named first, what was given ahead last.
-func (s *supervisor) candidates() []candidate {
-	return append(s.enrolled().candidates(s.namedNow()), s.rescues()...)
+func (a *Agent) candidates() []candidate {
+	return append(a.enrolled().candidates(a.namedNow()), a.rescues()...)
 }
 
 // told makes candidates of a migration's targets.
@@ -240,7 +282,7 @@ func (s *supervisor) lost(ctx context.Context) {
 
 // hurry ends the wait of an attempt that has not begun to dial.
 func (s *supervisor) hurry() {
-	if s.attempt.waiting && !s.attempt.moves {
+	if s.attempt.waiting && (!s.attempt.moves || s.attempt.seeks) {
 		s.attempt.waiting = false
 		close(s.attempt.now)
 	}
@@ -250,6 +292,7 @@ func (s *supervisor) hurry() {
 func (s *supervisor) kicked(ctx context.Context) {
 	switch {
 	case s.attempt != nil:
+		s.seek(ctx)
 		s.hurry()
 	case s.lead() != nil: // it came meanwhile
 	default:
@@ -257,10 +300,26 @@ func (s *supervisor) kicked(ctx context.Context) {
 	}
 }
 
+// seek begins a move anew that has lost its session: it must not wait for the targets alone, nor for its time.
+func (s *supervisor) seek(ctx context.Context) {
+	if p := s.attempt.plan; p.moves && !p.seeks && s.lead() == nil {
+		p.seeks = true
+		s.begin(ctx, p, 0)
+	}
+}
+
 // lookedAround compares what there is with what there should be: the control link follows the sessions, and each anchor
 // that was chosen has one.
 func (s *supervisor) lookedAround(ctx context.Context) {
-	if s.up == nil || s.attempt != nil {
+	s.settle()
+	if s.attempt != nil {
+		s.seek(ctx)
+		if p := s.attempt.plan; s.up != nil && p.moves && p.rounds > 0 && s.lead() != nil && len(s.rechoose(s.up.cand.Node)) > 0 {
+			s.completing(s.up.cand) // perhaps the move never succeeds, and new streams need them
+		}
+		return
+	}
+	if s.up == nil {
 		return
 	}
 	t := s.lead()
@@ -315,13 +374,14 @@ func (s *supervisor) migrate(ctx context.Context, m *proto.Migrate) {
 		s.event("migration ignored", why)
 		return
 	}
+	s.owed = plan{}
 	s.attacked(m.ID.Edge)
 	wait := s.moves.wait(m, now)
-	p := plan{cands: told(m.Targets), moves: true}
-	if m.Deadline > 0 {
-		p.until = now.Add(m.Deadline)
-	}
+	p := plan{cands: told(m.Targets), moves: true, from: s.up.cand.Node, planned: m.Deadline <= 0}
 	p.control = max(0, m.StartAfter-wait) + jitter(m.StartAfter)
+	if p.until = now.Add(m.Deadline); p.planned {
+		p.until = now.Add(wait + plannedWait)
+	}
 	s.setNamed(m.Targets)
 	s.event("migrating", fmt.Sprintf("%s sends this client to %s, in %v", s.edgeName(s.up.cand.Target), s.edgeName(m.Targets[0]), wait.Round(time.Millisecond)))
 	s.setState(stateMoving, "")
@@ -335,6 +395,7 @@ func (s *supervisor) forget(ctx context.Context) {
 	e.Current = nil
 	s.keep(&e)
 	s.setNamed(nil)
+	s.owed = plan{}
 	s.letGo() // what runs finishes where it is
 	s.dropSecond()
 	if u := s.up; u != nil {
@@ -354,6 +415,6 @@ func (s *supervisor) leave(ctx context.Context) {
 	here := s.up.cand.Node
 	others := slices.DeleteFunc(s.enrolled().candidates(s.namedNow()), func(c candidate) bool { return c.Node == here || s.isAttacked(c.Node) })
 	if len(others) > 0 {
-		s.begin(ctx, plan{cands: others, moves: true}, 0)
+		s.begin(ctx, plan{cands: others, moves: true, from: here, planned: true, until: s.sys.Now().Add(plannedWait)}, 0)
 	}
 }

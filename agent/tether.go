@@ -23,7 +23,7 @@ const (
 	raceSlack     = 50 * time.Millisecond  // this: then another edge is tried beside the one that reset a link
 	lateRetry     = 4 * time.Second        // longest wait after a handshake that came to no end
 	maxPatience   = 4                      // how often the time after which another edge is asked too is doubled
-	orderRounds   = 3                      // tries of a move that has no deadline
+	orderRounds   = 3                      // tries of a move that nobody's attack asks for
 	orderPatience = 30                     // of them, while it is only asked to come again
 	farewell      = 200 * time.Millisecond // for the word to the anchor that the session is over
 	drainCheck    = 20 * time.Millisecond  // how soon a retired tether's streams are counted, then
@@ -92,7 +92,8 @@ type loss struct {
 // order is a move that the supervisor asks for.
 type order struct {
 	cands   []candidate
-	until   time.Time // zero: orderRounds
+	until   time.Time
+	planned bool // given up after orderLimit, too
 	rounds  int
 	refused int           // edges that answered in this round, but whose link was not taken in
 	tried   chan struct{} // closed after the first round
@@ -201,11 +202,18 @@ func (t *tether) step(ctx context.Context, now time.Time) time.Duration {
 		}
 		next = min(next, left)
 	}
-	if t.order != nil && !t.order.until.IsZero() && now.After(t.order.until) {
-		t.dropOrderLocked()
+	if o := t.order; o != nil {
+		answers := t.joiningLocked() != nil && t.joiningLocked().order == o // soon, or it is silent soon
+		if left := o.until.Sub(now); left > 0 {
+			next = min(next, left)
+		} else if !answers {
+			t.dropOrderLocked()
+		}
 	}
-	switch carried := t.firstLocked() != nil; {
-	case t.dialing != nil, t.joiningLocked() != nil, carried && t.order == nil && !t.fresh:
+	carried := t.firstLocked() != nil
+	unnamed := t.sess.ID() == (proto.SessionID{}) // there is nothing to resume on another link until the first is answered, or silent
+	switch {
+	case t.dialing != nil, t.joiningLocked() != nil, carried && (unnamed || t.order == nil && !t.fresh):
 		return next
 	case t.retryAt.After(now):
 		return min(next, t.retryAt.Sub(now))
@@ -229,19 +237,25 @@ func (t *tether) giveUpLocked() {
 	t.sess.Close(errBudget)
 }
 
+// dropOrderLocked gives a move up. A dial for it goes on only if the streams need it.
 func (t *tether) dropOrderLocked() {
 	err := t.order.err
 	if err == nil {
 		err = errLate
+	}
+	t.order.finish(candidate{}, err)
+	if t.dialing != nil && t.dialing.order == t.order && t.carrierLocked() != nil {
+		t.dialing.cancel()
+		t.dialing = nil
 	}
 	t.event("not moved", fmt.Sprintf("the session at anchor %s stays where it is: %v", t.nodeName(t.anchor), explainConnect(err)))
 	t.order = nil
 }
 
 // moveTo asks for a move to the first of cands that answers. The order's tried is closed when it has succeeded, or
-// failed for the first time; it goes on until a time, or for orderRounds.
-func (t *tether) moveTo(cands []candidate, until time.Time) *order {
-	o := &order{cands: slices.Clone(cands), until: until, tried: make(chan struct{})}
+// failed for the first time; it goes on until a time, a planned one for orderLimit.
+func (t *tether) moveTo(p plan) *order {
+	o := &order{cands: slices.Clone(p.cands), until: p.until, planned: p.planned, tried: make(chan struct{})}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closing {

@@ -95,13 +95,17 @@ func (t *tether) orderFailedLocked(err error, at candidate) {
 	}
 	o.refused = 0
 	o.finish(candidate{}, err)
-	limit := orderRounds
-	if comeAgain(err) {
-		limit = orderPatience
-	}
-	if o.rounds++; o.until.IsZero() && o.rounds >= limit {
+	if o.rounds++; o.planned && o.rounds >= orderLimit(err) {
 		t.dropOrderLocked()
 	}
+}
+
+// orderLimit is how often a planned move is tried, if it ends with err.
+func orderLimit(err error) int {
+	if comeAgain(err) {
+		return orderPatience
+	}
+	return orderRounds
 }
 
 // comeAgain reports whether the proxy or the anchor is there and only asks to be asked again later.

@@ -94,7 +94,7 @@ func (t *tether) takeLocked(ctx context.Context, d *dataLink) {
 		d.Abort()
 		return
 	}
-	if t.sess.ID() == (proto.SessionID{}) { // nothing to resume: whoever waits gets a session of its own
+	if t.sess.ID() == (proto.SessionID{}) { // the first has ended, and nothing is to be resumed: whoever waits gets a session of its own
 		d.Abort()
 		t.sess.Close(errUnnamed)
 		return
