@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"time"
 
 	"migrationsensor/proto"
 )
@@ -303,6 +304,24 @@ func (a *Agent) setNamed(ts []proto.Target) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.named = ts
+}
+
+// namedFor is how long the targets of a migration are still good after it: the first may die right then. Ours.
+const namedFor = 10 * time.Second
+
+// fadeNamed forgets the targets of a migration that has succeeded, a little later.
+func (a *Agent) fadeNamed() {
+	ts := a.namedNow()
+	if len(ts) == 0 {
+		return
+	}
+	a.later(namedFor, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if len(a.named) > 0 && &a.named[0] == &ts[0] { // no other migration meanwhile
+			a.named = nil
+		}
+	})
 }
 
 func (a *Agent) namedNow() []proto.Target {

@@ -161,7 +161,7 @@ func (s *supervisor) joined(ctx context.Context, r joined) {
 	default:
 		s.event("reconnected", "to "+where)
 	}
-	s.setNamed(nil)
+	s.fadeNamed()
 	s.connected(r.up)
 	s.renew()
 	if s.second.up != nil && s.second.up.cand.Node == s.up.cand.Node {

@@ -192,7 +192,7 @@ func talk(client, server *session.Stream) (atClient, atServer []byte, err error)
 func TestCutAtEveryByte(t *testing.T) {
 	cuts := 0
 	for _, dir := range []string{"up", "down"} {
-		beyond := 0 // cuts in a row that came after the end of the conversation, which is not always equally long
+		beyond := 0                                           // cuts in a row that came after the end of the conversation, which is not always equally long
 		for at := int64(20); at < 1000 && beyond < 30; at++ { // SESSION is 20 bytes
 			over := false
 			synctest.Test(t, func(t *testing.T) {
