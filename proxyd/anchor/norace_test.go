@@ -1,5 +1,0 @@
-//go:build !race
-
-package anchor
-
-const raceEnabled = false
