@@ -12,9 +12,6 @@ import (
 	"migrationsensor/examples/lab"
 )
 
-// HaveAnchor says that proxyd can be a node of kind anchor.
-const HaveAnchor = true
-
 // FileSize is the paper's picture, 760 KB.
 const FileSize = 760 * 1024
 
@@ -52,14 +49,10 @@ type Node struct {
 // DefaultNodes are the paper's, P1 that is known and P2 and P3 that are not, beside them a second entry, to which agents
 // turn by themselves when P1 falls silent and nobody is sent, and an anchor, so that no edge's death takes a stream along.
 func DefaultNodes() []Node {
-	nodes := []Node{
+	return []Node{
 		{"p1", Entry, []string{"p2", "p3"}}, {"p2", Hidden, []string{"p1", "p3"}}, {"p3", Hidden, []string{"p1", "p2"}},
-		{"e2", Entry, []string{"p2", "p3", "p1"}},
+		{"e2", Entry, []string{"p2", "p3", "p1"}}, {Name: "a1", Kind: Anchor},
 	}
-	if HaveAnchor {
-		nodes = append(nodes, Node{Name: "a1", Kind: Anchor})
-	}
-	return nodes
 }
 
 // PaperNodes are P1, P2 and P3 alone.

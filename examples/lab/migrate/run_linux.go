@@ -106,9 +106,6 @@ func (r *run) play(ctx context.Context) (err error) {
 
 // world is the fleet of the demo, whose agents move as often as they are told. Its detectors are off: what is moved is told to.
 func world(ctx context.Context, o Options, rtt time.Duration, logs string, say func(string, ...any)) (*fleet.Fleet, error) {
-	if !fleet.HaveAnchor {
-		return &fleet.Fleet{}, errors.New("proxyd can't be an anchor yet")
-	}
 	return fleet.New(ctx, fleet.Config{
 		Bin: o.Bin, Lab: o.Lab, Logs: logs, RTT: rtt, Restless: true,
 		Edge: fleet.Edge{Quiet: 5 * time.Second, Suspend: 30 * time.Second},

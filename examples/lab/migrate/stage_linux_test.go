@@ -76,9 +76,6 @@ func newTest(t *testing.T) *fleet.Fleet {
 	if noSandbox != nil {
 		t.Skip(noSandbox)
 	}
-	if !fleet.HaveAnchor {
-		t.Skip("proxyd can't be an anchor yet")
-	}
 	f, err := stage()
 	if err != nil {
 		t.Fatal(err)
