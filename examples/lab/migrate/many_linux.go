@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"migrationsensor/examples/lab/app"
@@ -37,7 +38,15 @@ func (r *run) manyAtOnce(ctx context.Context) error {
 	if r.opts.Memory == nil {
 		return nil
 	}
+	var last *Many
 	for _, n := range r.sizes.memory {
+		if last != nil {
+			if x := last.short(n, runtime.GOMAXPROCS(0)); x != nil {
+				r.progress.Say("%s: left out", x)
+				r.short = append(r.short, x)
+				continue
+			}
+		}
 		r.progress.Enter("%s: %d, in memory", partMany, n)
 		m, err := r.opts.Memory(ctx, n, r.progress.Say)
 		if ctx.Err() != nil {
@@ -48,6 +57,7 @@ func (r *run) manyAtOnce(ctx context.Context) error {
 			continue
 		}
 		r.many = append(r.many, m)
+		last = &m
 	}
 	return nil
 }

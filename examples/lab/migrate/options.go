@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"migrationsensor/examples/lab/fleet"
@@ -31,6 +32,7 @@ type Many struct {
 	Lost     int64 // of them; 0 and 0 where the run counts
 	Broken   int   // connections
 	Used     map[string]Used
+	Idle     float64 // processors that all used before; 0 where they were not watched
 
 	controls int // whose control link has moved
 }
@@ -53,6 +55,29 @@ func (o *Options) Check() (err error) {
 
 // rtts are the round trips of the stalls.
 var rtts = []time.Duration{15 * time.Millisecond, 80 * time.Millisecond}
+
+// short is what a machine lacks for so many sessions in the lab in memory.
+type short struct {
+	sessions, processors int
+	need                 float64 // processors
+}
+
+// short tells by what fewer sessions used; nil: they can be tried. A process that is busy while nothing happens takes every
+// wait for a fault: what it would measure is itself.
+func (m *Many) short(sessions, processors int) *short {
+	x := &short{sessions, processors, m.Idle * float64(sessions) / float64(m.Sessions)}
+	if x.need <= x.most() {
+		return nil
+	}
+	return x
+}
+
+// most is how many processors may be busy while nothing happens.
+func (x *short) most() float64 { return float64(x.processors) / 2 }
+
+func (x *short) String() string {
+	return fmt.Sprintf("%d in one process would use up to %.1f of %d processors while they wait", x.sessions, x.need, x.processors)
+}
 
 // The rhythm of an echo, and of those that nobody watches.
 const (
