@@ -11,18 +11,11 @@ import (
 	"migrationsensor/examples/lab/fleet"
 )
 
-// watchers are how many of many sessions are watched, and how often they write: an echo costs this machine half a
-// millisecond.
-const (
-	watchers   = 30
-	watchEvery = 100 * time.Millisecond
-)
-
 // manyAtOnce moves many sessions from P1 to P2 at once.
 func (r *run) manyAtOnce(ctx context.Context) error {
 	for _, n := range r.sizes.many {
 		r.progress.Enter("%s: %d join", partMany, n)
-		c, err := r.join(ctx, n, min(watchers, n), watchEvery)
+		c, err := r.join(ctx, n, inCrowds(n))
 		if err != nil {
 			return err
 		}

@@ -30,7 +30,7 @@ func InMemory(ctx context.Context, sessions int, say func(string, ...any)) (m Ma
 	if err != nil {
 		return m, err
 	}
-	c, err := crowdIn(ctx, w, sockets, sessions, min(watchers, sessions), watchEvery)
+	c, err := crowdIn(ctx, w, sockets, sessions, inCrowds(sessions))
 	if err != nil {
 		return m, err
 	}
@@ -87,7 +87,7 @@ func ownUse() (map[string]fleet.Usage, error) {
 }
 
 // crowdIn starts a crowd in a world in memory.
-func crowdIn(ctx context.Context, w *memory.World, sockets app.Net, agents, watched int, rhythm time.Duration) (*crowd, error) {
+func crowdIn(ctx context.Context, w *memory.World, sockets app.Net, agents int, how rhythm) (*crowd, error) {
 	token, err := w.CrowdToken(ctx)
 	if err != nil {
 		return nil, err
@@ -100,7 +100,7 @@ func crowdIn(ctx context.Context, w *memory.World, sockets app.Net, agents, watc
 	go s.ServeConn(far) // until near is closed
 	c := &crowd{site: w, client: rpc.NewClient(near), agents: agents}
 	return c, c.join(ctx, app.CrowdConfig{
-		Watched: watched, Every: rhythm, Token: token, State: filepath.Join(w.Dir(), "crowd"), Source: memory.Crowd4,
+		Watched: how.watched, Every: how.every, Rarely: how.rarely, Token: token, State: filepath.Join(w.Dir(), "crowd"), Source: memory.Crowd4,
 		Limit: time.Minute + time.Duration(agents)*30*time.Millisecond,
 	})
 }

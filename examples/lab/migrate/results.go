@@ -101,7 +101,7 @@ func (r *found) stallFigures(s sizes) (fs []figures.Figure, complete bool) {
 			if len(samples) == 0 {
 				f = figures.Skip("stall", "ms", "", incomplete)
 			}
-			complete = complete && len(samples) >= s.agents
+			complete = complete && len(samples) >= s.watched*s.rounds
 			if limit, ok := goal(kind, rtt); ok && len(samples) > 0 {
 				f = f.AtMost(limit)
 			}

@@ -15,7 +15,7 @@ func whole(s sizes) *found {
 	r := newFound()
 	for _, rtt := range rtts {
 		for _, kind := range kinds {
-			for range s.agents {
+			for range s.watched * s.rounds {
 				r.stalls[event{kind, rtt}] = append(r.stalls[event{kind, rtt}], 5*time.Millisecond)
 			}
 		}
