@@ -21,9 +21,9 @@ func (r *run) stall(ctx context.Context) (err error) {
 		if err := r.crowdLink.Set(kernel.Conditions{Delay: rtt / 2}); err != nil {
 			return errors.Join(err, c.close())
 		}
-		for _, kind := range kinds {
-			r.progress.Enter("%s: %s, %d agents, %v round trip", partStalls, kind, r.sizes.agents, rtt)
-			for range r.sizes.rounds {
+		for range r.sizes.rounds {
+			for _, kind := range kinds {
+				r.progress.Enter("%s: %s, %d agents, %v round trip", partStalls, kind, r.sizes.agents, rtt)
 				if err := r.oneStall(ctx, c, event{kind, rtt}); err != nil {
 					return errors.Join(fmt.Errorf("%s at %v: %w", kind, rtt, err), r.leave(ctx, c))
 				}
