@@ -142,7 +142,7 @@ func TestTheEndOfALinkEndsNoSession(t *testing.T) {
 	}
 	w.resume()
 	st.Write([]byte("moved"))
-	wantBytes(t, "after CloseLinks", origin, []byte("moved"))
+	wantBytes(t, "after its end", origin, []byte("moved"))
 }
 
 // answerTo begins a link with m and returns the answer and the link, which stays.
