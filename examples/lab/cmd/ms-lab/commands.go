@@ -124,6 +124,7 @@ type floodCmd struct {
 	Count   int           `help:"Packets at most; 0 is no limit."`
 	Size    int           `help:"Payload bytes of ICMP and UDP."`
 	Sources string        `placeholder:"PREFIX" help:"Random sources come from it; one address is a fixed source."`
+	Ports   int           `help:"So many source ports; 0 is all."`
 	Seed    uint64        `help:"Chooses sources and ports; 0 takes others each time."`
 	JSON    bool          `help:"Print the result as JSON."`
 }
@@ -146,7 +147,7 @@ func (c *floodCmd) Run(ctx context.Context) error {
 		c.Seed = rand.Uint64()
 	}
 	r, err := flood.Run(ctx, flood.Config{
-		Kind: flood.Kind(c.Kind), Target: target, Sources: sources, Rate: c.Rate, Time: c.Time, Count: c.Count, Size: c.Size, Seed: c.Seed,
+		Kind: flood.Kind(c.Kind), Target: target, Sources: sources, Rate: c.Rate, Time: c.Time, Count: c.Count, Size: c.Size, Ports: c.Ports, Seed: c.Seed,
 	})
 	if err != nil {
 		return err

@@ -50,6 +50,8 @@ type cli struct {
 	Flood   floodCmd         `cmd:"" help:"Flood an address of the lab, from within the lab only."`
 	Scan    scanCmd          `cmd:"" help:"Look for a hidden proxy from within the lab, and compare with an unused address."`
 	Fetch   fetchCmd         `cmd:"" hidden:"" help:"Fetch a URL as curl does, for machines without curl."`
+	SSH     sshCmd           `cmd:"" name:"ssh" hidden:"" help:"Log in to the demo's ssh server, which echoes what is typed."`
+	Inside  containerCmd     `cmd:"" name:"container" hidden:"" help:"What the containers of examples/compose run."`
 	Dial    dialCmd          `cmd:"" hidden:"" help:"Connect and pass the connection to ssh, for its ProxyCommand with ProxyUseFdpass."`
 	Proxy   paperProxyCmd    `cmd:"" hidden:"" name:"paper-proxy" help:"One role of the proxy of the paper, made anew."`
 	Crowd   crowdCmd         `cmd:"" hidden:"" help:"Many agents in one process, told what to do on standard input (net/rpc)."`
