@@ -29,11 +29,12 @@ func (w *memoryWorld) beginDownload(s *sessions) error {
 	if err != nil {
 		return err
 	}
-	s.stream = fleet.NewStream()
+	stream := fleet.NewStream()
 	if w.light {
-		s.stream.Piece = 1 << 10
+		stream.Piece = 1 << 10
 	}
-	server, served := http.Server{Handler: s.stream}, make(chan struct{})
+	s.stream = stream
+	server, served := http.Server{Handler: stream}, make(chan struct{})
 	go func() {
 		defer close(served)
 		_ = server.Serve(l) // until it is closed

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -94,6 +95,27 @@ func (c *demoCmd) play(run func(demo.Options) error) error {
 		}
 	}
 	return run(o)
+}
+
+type composeCmd struct {
+	Dir   string        `default:"examples/compose" placeholder:"DIR" help:"Where compose.yaml is (default ${default})."`
+	Out   string        `default:"out" placeholder:"DIR" help:"Where figures and logs go (default ${default})."`
+	Kind  string        `default:"syn" enum:"syn,icmp,udp" help:"What the flood consists of: syn, icmp or udp (default ${default})."`
+	Peace time.Duration `help:"How long peace lasts before the flood (default 8s, quick 4s)."`
+	Flood time.Duration `help:"How long the flood lasts (default 15s, quick 8s)."`
+	After time.Duration `help:"How long peace lasts afterwards (default 5s, quick 3s)."`
+}
+
+func (c *composeCmd) Run(ctx context.Context) error {
+	o := demo.Options{
+		Out: c.Out, Kind: flood.Kind(c.Kind), Rate: 5000, Attacker: "own", Quiet: 5 * time.Second, Suspend: 5 * time.Second,
+		Peace: 8 * time.Second, Flood: 15 * time.Second, After: 5 * time.Second, Move: 4 * time.Second, Command: "make compose-demo",
+	}
+	if os.Getenv("BENCH") == "quick" {
+		o.Peace, o.Flood, o.After, o.Move, o.Command = 4*time.Second, 8*time.Second, 3*time.Second, 2*time.Second, "BENCH=quick make compose-demo"
+	}
+	o.Peace, o.Flood, o.After = cmp.Or(c.Peace, o.Peace), cmp.Or(c.Flood, o.Flood), cmp.Or(c.After, o.After)
+	return demo.RunCompose(ctx, o, c.Dir, os.Stdout)
 }
 
 type connectCmd struct {

@@ -44,6 +44,7 @@ func exitStatus(err error) int {
 
 type cli struct {
 	Demo    demoCmd          `cmd:"" help:"Play the scenario live: peace, flood, death, drain, peace. Exit status 0 is PASS."`
+	Compose composeCmd       `cmd:"" help:"Play the scenario in the containers of examples/compose. Exit status 0 is PASS."`
 	Paper   paperCmd         `cmd:"" help:"Measure the paper's tables side by side. Exit status 0 is PASS, 3 is slow: only goals of time were missed."`
 	Connect connectCmd       `cmd:"" help:"Measure connect and 760 KB through MS against the plain proxy, interleaved."`
 	Migrate migrateCmd       `cmd:"" help:"Measure what a connection feels of a move. Exit status 0 is PASS, 3 is slow: only goals of time were missed."`
@@ -66,6 +67,7 @@ Example:
   ms-lab demo                       # the main job, live
   ms-lab demo --rate 20000 --rtt 50ms
   ms-lab demo --world memory        # without rights, on every system
+  ms-lab compose                    # the same in containers
   ms-lab paper                      # the paper's tables, side by side
   ms-lab migrate                    # what a connection feels of a move
   ms-lab connect                    # what a connection costs`
