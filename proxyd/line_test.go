@@ -19,7 +19,9 @@ type vanishing struct {
 	freed  bool
 }
 
-func newVanishing() *vanishing { return &vanishing{frames: make(chan string), end: make(chan error, 2)} }
+func newVanishing() *vanishing {
+	return &vanishing{frames: make(chan string), end: make(chan error, 2)}
+}
 
 var errNoDevice = errors.New("no such device")
 

@@ -85,7 +85,7 @@ func (e *Engine) overlaps(ctx context.Context) error {
 		fields := strings.Fields(line)
 		for _, subnet := range fields[min(1, len(fields)):] {
 			p, err := netip.ParsePrefix(subnet)
-			if err == nil && slices.ContainsFunc(subnets, p.Overlaps) {
+			if err == nil && slices.ContainsFunc(Subnets, p.Overlaps) {
 				return fmt.Errorf("%w: the docker network %s has its addresses (%s). To remove that network: docker network rm %s", ErrBusy, fields[0], subnet, fields[0])
 			}
 		}
@@ -93,8 +93,8 @@ func (e *Engine) overlaps(ctx context.Context) error {
 	return nil
 }
 
-// subnets are compose.yaml's. A test holds them together.
-var subnets = []netip.Prefix{
+// Subnets are compose.yaml's. A test holds them together.
+var Subnets = []netip.Prefix{
 	netip.MustParsePrefix("198.18.0.0/20"), netip.MustParsePrefix("198.18.72.0/24"),
 	netip.MustParsePrefix("198.18.80.0/24"), netip.MustParsePrefix("198.18.81.0/24"),
 }

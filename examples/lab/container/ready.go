@@ -21,7 +21,7 @@ const (
 // Ready tells the health check that this container does what it is for.
 func Ready() error {
 	if err := os.WriteFile(readyFile, nil, 0o644); err != nil {
-		return fmt.Errorf("%w (add to this service in compose.yaml  tmpfs: [\"/run:mode=1777\"])", err)
+		return fmt.Errorf("%w (add to this service in compose.yaml  tmpfs: [\"/run\"])", err)
 	}
 	return nil
 }
