@@ -12,7 +12,9 @@ const (
 	minRetry = 100 * time.Millisecond
 	maxRetry = 25 * time.Second
 
-	maxOpening = 128 // a second's work of a machine that is ten times slower than it should be
+	maxOpening  = 128 // a second's work of a machine that is ten times slower than it should be
+	slowest     = 10  // links a second that every machine can do
+	measureOver = 250 * time.Millisecond
 
 	// Of one agent (ours): all its links come at once when it moves, and with `probe = "each"` each of its connections may
 	// be one.
@@ -26,23 +28,30 @@ const (
 // no more handshakes a second than it has time for. It reads no clock.
 //
 // Who comes too early is told a time drawn from the whole of the time that those before him take: the
-// backlog, which grows with each that is turned away and shrinks at the rate.
+// backlog, which grows with each that is turned away and shrinks at the rate: the configured one, or what this machine
+// was seen to do while it had too many.
 //
 // Each agent has a rate of its own too. What goes beyond that waits in a backlog of its own, and counts in nobody else's.
 type intake struct {
 	mu  sync.Mutex // guards what follows
 	all turns
 	own map[proto.AgentID]*turns
+
+	// of the measurement under way, while many are opening
+	since  time.Time // zero: there is none
+	before int       // that were opening then
+	taken  int       // since
 }
 
 // turns is a bucket of tokens, and who waits for one.
 type turns struct {
 	rate, burst, tokens, backlog float64
+	speed                        float64 // at which the backlog shrinks: the rate, or what was measured
 	at                           time.Time
 }
 
 func newTurns(rate, burst float64, now time.Time) turns {
-	return turns{rate: rate, burst: burst, tokens: burst, at: now}
+	return turns{rate: rate, burst: burst, tokens: burst, speed: rate, at: now}
 }
 
 func newIntake(rate, burst float64, now time.Time) *intake {
@@ -63,27 +72,46 @@ func (a *intake) take(now time.Time, agent proto.AgentID, opening, live int, jit
 	if own.tokens < 1 || live >= maxLinks {
 		return own.later(jitter), false
 	}
+	a.measureLocked(now, opening)
 	a.all.pass(now)
 	if a.all.tokens < 1 || opening >= maxOpening {
 		return a.all.later(jitter), false
 	}
 	own.tokens--
 	a.all.tokens--
+	a.taken++
 	return 0, true
+}
+
+// measureLocked finds out how many links this machine opens in a second, while so many are opening that it does nothing
+// else.
+func (a *intake) measureLocked(now time.Time, opening int) {
+	over := now.Sub(a.since)
+	switch {
+	case opening < maxOpening/2:
+		a.all.speed, a.since = a.all.rate, time.Time{}
+		return
+	case !a.since.IsZero() && over < measureOver:
+		return
+	case !a.since.IsZero():
+		opened := float64(a.taken - (opening - a.before))
+		a.all.speed = min(max(opened/over.Seconds(), slowest), a.all.rate)
+	}
+	a.since, a.before, a.taken = now, opening, 0
 }
 
 // pass takes in what time has brought.
 func (t *turns) pass(now time.Time) {
-	passed := max(now.Sub(t.at).Seconds(), 0) * t.rate
+	passed := max(now.Sub(t.at).Seconds(), 0)
 	t.at = now
-	t.tokens = min(t.tokens+passed, t.burst)
-	t.backlog = max(t.backlog-passed, 0)
+	t.tokens = min(t.tokens+passed*t.rate, t.burst)
+	t.backlog = max(t.backlog-passed*t.speed, 0)
 }
 
 // later puts one more into the backlog, and says when it is to come. Nobody waits longer than a reply can say.
 func (t *turns) later(jitter func(time.Duration) time.Duration) time.Duration {
 	t.backlog = min(t.backlog+1, t.rate*maxRetry.Seconds())
-	all := time.Duration(t.backlog / t.rate * float64(time.Second))
+	all := time.Duration(t.backlog / t.speed * float64(time.Second))
 	return minRetry + jitter(min(max(all, minRetry), maxRetry-minRetry))
 }
 

@@ -112,6 +112,40 @@ func TestAdmissionOfASlowMachine(t *testing.T) {
 	}
 }
 
+// A machine that opens a twentieth of what it was configured for tells the others times that fit: it is not asked again and
+// again by those whom it can't take.
+func TestF51AdmissionByWhatTheMachineDoes(t *testing.T) {
+	const rate, burst, clients, able = 2000, 500, 2000, 100
+	start := time.Unix(1_800_000_000, 0)
+	a := newIntake(rate, burst, start)
+	r := rand.New(rand.NewPCG(1, 2))
+	jitter := func(d time.Duration) time.Duration { return time.Duration(r.Int64N(int64(d))) }
+	var all arrivals
+	for i := range clients {
+		all = append(all, arrival{time.Second * time.Duration(i) / clients, anAgent(i)})
+	}
+	came, opening := 0, 0
+	var last time.Duration
+	done := 0.0 // of the opening ones, up to last
+	for all.Len() > 0 {
+		c := heap.Pop(&all).(arrival)
+		for done += (c.at - last).Seconds() * able; done >= 1 && opening > 0; done-- {
+			opening--
+		}
+		done, last = min(done, 1), c.at
+		came++
+		if again, ok := a.take(start.Add(c.at), c.agent, opening, 0, jitter); !ok {
+			heap.Push(&all, arrival{c.at + again, c.agent})
+			continue
+		}
+		opening++
+	}
+	t.Logf("last in after %v, %d arrivals", last, came)
+	if last > clients/able*time.Second*3/2 || came > 4*clients {
+		t.Errorf("the last was let in after %v, there were %d arrivals; want at most %v and %d", last, came, clients/able*time.Second*3/2, 4*clients)
+	}
+}
+
 // F47: an insider that comes 20,000 times a second keeps nobody else out, and nobody waits for it.
 func TestF47OneAgentKeepsNobodyOut(t *testing.T) {
 	const rate, burst, honest = 2000, 500, 200

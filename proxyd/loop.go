@@ -63,6 +63,7 @@ func (e *edge) loop(ctx context.Context) error {
 	defer tick.Stop()
 	was := false
 	for {
+		began := time.Now()
 		attacked := false
 		if v := e.verdict.Load(); v != nil {
 			attacked = v.Attack
@@ -82,6 +83,12 @@ func (e *edge) loop(ctx context.Context) error {
 		case Draining: // there is no hurry
 			e.informer.Migrate(ctx, 0)
 		case Standby, Active:
+		}
+		rest := time.After(4 * time.Since(began)) // links that end one by one, ten thousand of them, may not keep a processor
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-rest:
 		}
 		select {
 		case <-ctx.Done():

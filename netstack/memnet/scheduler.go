@@ -35,16 +35,20 @@ func (q *deliveries) Pop() any {
 	return last
 }
 
-// scheduler delivers packets when they are due, all by one goroutine.
+// scheduler delivers packets when they are due, all by one goroutine. Who sends holds the lock of a TCP endpoint, so add
+// does next to nothing under the scheduler's own: whoever waited there would keep a gVisor processor spinning.
 type scheduler struct {
-	wake chan struct{} // 1-buffered: the first of the queue has changed
+	wake chan struct{} // 1-buffered: something is due before the goroutine would look
 	quit chan struct{} // closed by stop
 	wg   sync.WaitGroup
 
-	mu    sync.Mutex
-	queue deliveries
+	mu    sync.Mutex // guards what follows
+	inbox []delivery // as they were sent
+	look  time.Time  // when the goroutine looks by itself
 	seq   uint64
 	done  bool
+
+	queue deliveries // the goroutine's
 }
 
 func newScheduler() *scheduler {
@@ -58,15 +62,17 @@ func (s *scheduler) stop() {
 	s.mu.Lock()
 	again := s.done
 	s.done = true
-	for _, d := range s.queue {
+	s.mu.Unlock()
+	if again {
+		s.wg.Wait()
+		return
+	}
+	close(s.quit)
+	s.wg.Wait()
+	for _, d := range append(s.inbox, s.queue...) {
 		d.pkt.DecRef()
 	}
-	s.queue = nil
-	s.mu.Unlock()
-	if !again {
-		close(s.quit)
-	}
-	s.wg.Wait()
+	s.inbox, s.queue = nil, nil
 }
 
 // add takes over one reference to the packet.
@@ -78,10 +84,13 @@ func (s *scheduler) add(due time.Time, to *Interface, pkt *stack.PacketBuffer) {
 		return
 	}
 	s.seq++
-	heap.Push(&s.queue, delivery{due, s.seq, to, pkt})
-	first := s.queue[0].seq == s.seq
+	s.inbox = append(s.inbox, delivery{due, s.seq, to, pkt})
+	sooner := due.Before(s.look)
+	if sooner {
+		s.look = due
+	}
 	s.mu.Unlock()
-	if !first {
+	if !sooner {
 		return
 	}
 	select {
@@ -90,35 +99,61 @@ func (s *scheduler) add(due time.Time, to *Interface, pkt *stack.PacketBuffer) {
 	}
 }
 
-// take moves what is due to batch, and says how long until the next is.
-func (s *scheduler) take(batch []delivery, most int) ([]delivery, time.Duration) {
+// collect takes what was sent into the queue; spare is an empty inbox to go on with. It says until when there is nothing
+// to do.
+func (s *scheduler) collect(spare []delivery) (got []delivery, until time.Duration) {
+	s.mu.Lock()
+	got, s.inbox = s.inbox, spare
+	s.mu.Unlock()
+	for i, d := range got {
+		heap.Push(&s.queue, d)
+		got[i] = delivery{}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	for len(s.queue) > 0 && !s.queue[0].due.After(now) && len(batch) < most {
-		batch = append(batch, heap.Pop(&s.queue).(delivery))
+	until = time.Hour
+	if len(s.queue) > 0 {
+		until = s.queue[0].due.Sub(now)
 	}
-	if len(s.queue) == 0 {
-		return batch, time.Hour
+	s.look = now.Add(until)
+	if len(s.inbox) > 0 { // sent meanwhile: look again at once
+		until = 0
 	}
-	return batch, s.queue[0].due.Sub(now)
+	return got[:0], until
+}
+
+// deliver delivers what is due, and reports whether anything was. It returns after a while: what was sent meanwhile may be
+// due before.
+func (s *scheduler) deliver() (any bool) {
+	now := time.Now()
+	for range 256 {
+		if len(s.queue) == 0 || s.queue[0].due.After(now) {
+			return any
+		}
+		d := heap.Pop(&s.queue).(delivery)
+		d.to.deliver(d.pkt)
+		any = true
+	}
+	return any
 }
 
 func (s *scheduler) run() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	var batch []delivery
+	var spare []delivery
 	for {
-		var next time.Duration
-		batch, next = s.take(batch[:0], 256)
-		for i, d := range batch {
-			d.to.deliver(d.pkt)
-			batch[i] = delivery{}
-		}
-		if len(batch) > 0 {
+		var until time.Duration
+		spare, until = s.collect(spare)
+		if s.deliver() || until <= 0 {
+			select {
+			case <-s.quit:
+				return
+			default:
+			}
 			continue
 		}
-		timer.Reset(next)
+		timer.Reset(until)
 		select {
 		case <-timer.C:
 		case <-s.wake:

@@ -35,6 +35,7 @@ type live struct {
 	mu    sync.Mutex
 	links map[*entry]struct{}
 	own   map[proto.AgentID]int // by agent, of those that Links lists
+	data  int                   // of those, the data links
 }
 
 func (t *live) add(e *entry) {
@@ -47,6 +48,9 @@ func (t *live) add(e *entry) {
 	if e.Via.IsZero() {
 		t.own[e.Agent]++
 	}
+	if dataHere(&e.Live) {
+		t.data++
+	}
 }
 
 func (t *live) remove(e *entry) {
@@ -56,6 +60,9 @@ func (t *live) remove(e *entry) {
 		return
 	}
 	delete(t.links, e)
+	if dataHere(&e.Live) {
+		t.data--
+	}
 	if !e.Via.IsZero() {
 		return
 	}
@@ -104,15 +111,10 @@ func dataHere(l *Live) bool { return l.Kind == proto.KindData && l.Via.IsZero() 
 
 // DataLinks is how many data links run through this node's link port, those that it passes on included. Links that
 // other edges passed on to it are no load of its line and do not count.
-func (a *Acceptor) DataLinks() (n int) {
+func (a *Acceptor) DataLinks() int {
 	a.live.mu.Lock()
 	defer a.live.mu.Unlock()
-	for e := range a.live.links {
-		if dataHere(&e.Live) {
-			n++
-		}
-	}
-	return n
+	return a.live.data
 }
 
 // CloseData ends the links that DataLinks counts. Sessions go on: over links that come another way, or when one does.

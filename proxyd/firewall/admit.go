@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"container/heap"
 	"container/list"
 	"errors"
 	"fmt"
@@ -70,15 +71,23 @@ func (f *Firewall) apply(reqs []request) error {
 	return nil
 }
 
-// table knows the admitted, oldest admission first.
+// table knows the admitted. What a door costs does not depend on how many are open.
 type table struct {
 	max   int
-	at    map[netip.Addr]*list.Element
-	order *list.List // of admission
+	at    map[netip.Addr]*door
+	order *list.List // of *door, oldest admission first
+	soon  byEnd
+}
+
+// door is an admission in the table.
+type door struct {
+	admission
+	place *list.Element // in order
+	index int           // in soon
 }
 
 func newTable(max int) *table {
-	return &table{max: max, at: make(map[netip.Addr]*list.Element), order: list.New()}
+	return &table{max: max, at: make(map[netip.Addr]*door), order: list.New()}
 }
 
 // change is what requests come to.
@@ -99,14 +108,14 @@ func (t *table) change(reqs []request, now time.Time) change {
 	var c change
 	fresh := 0
 	for addr, until := range want {
-		e, known := t.at[addr]
+		d, known := t.at[addr]
 		switch {
 		case until.IsZero():
 			c.evict = append(c.evict, addr)
 			if known {
 				fresh--
 			}
-		case known && !until.After(e.Value.(admission).until):
+		case known && !until.After(d.until):
 		default:
 			c.admit = append(c.admit, admission{addr, until})
 			if !known {
@@ -115,7 +124,7 @@ func (t *table) change(reqs []request, now time.Time) change {
 		}
 	}
 	for e := t.order.Front(); e != nil && t.order.Len()+fresh > t.max; e = e.Next() {
-		if addr := e.Value.(admission).addr; !named(want, addr) {
+		if addr := e.Value.(*door).addr; !named(want, addr) {
 			c.evict = append(c.evict, addr)
 			fresh--
 		}
@@ -135,25 +144,25 @@ func (t *table) commit(c change) {
 	}
 	for _, a := range c.admit {
 		t.drop(a.addr)
-		t.at[a.addr] = t.order.PushBack(a)
+		d := &door{admission: a}
+		d.place = t.order.PushBack(d)
+		t.at[a.addr] = d
+		heap.Push(&t.soon, d)
 	}
 }
 
 func (t *table) drop(addr netip.Addr) {
-	if e, ok := t.at[addr]; ok {
-		t.order.Remove(e)
+	if d, ok := t.at[addr]; ok {
+		t.order.Remove(d.place)
+		heap.Remove(&t.soon, d.index)
 		delete(t.at, addr)
 	}
 }
 
 // expire forgets what the kernel forgets by itself.
 func (t *table) expire(now time.Time) {
-	for e := t.order.Front(); e != nil; {
-		next := e.Next()
-		if a := e.Value.(admission); !a.until.After(now) {
-			t.drop(a.addr)
-		}
-		e = next
+	for len(t.soon) > 0 && !t.soon[0].until.After(now) {
+		t.drop(t.soon[0].addr)
 	}
 }
 
@@ -167,7 +176,34 @@ func (t *table) all(now time.Time) []admission {
 	t.expire(now)
 	out := make([]admission, 0, t.order.Len())
 	for e := t.order.Front(); e != nil; e = e.Next() {
-		out = append(out, e.Value.(admission))
+		out = append(out, e.Value.(*door).admission)
 	}
 	return out
+}
+
+// byEnd is a heap: the door that closes first is the first.
+type byEnd []*door
+
+func (h byEnd) Len() int           { return len(h) }
+func (h byEnd) Less(i, j int) bool { return h[i].until.Before(h[j].until) }
+
+func (h byEnd) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+
+// Push appends a *door.
+func (h *byEnd) Push(x any) {
+	d := x.(*door)
+	d.index = len(*h)
+	*h = append(*h, d)
+}
+
+// Pop takes the last off.
+func (h *byEnd) Pop() any {
+	last := len(*h) - 1
+	d := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	return d
 }

@@ -47,8 +47,9 @@ type Informer struct {
 	told       map[proto.AgentID][]proto.NodeID
 	members    map[*Member]struct{}
 	agents     map[proto.AgentID][]*Member // the same, the newest last
-	preferred  proto.NodeID                // by an operator; zero: none
-	counter    uint64                      // of migration notifications, rising
+	tally      tally
+	preferred  proto.NodeID // by an operator; zero: none
+	counter    uint64       // of migration notifications, rising
 	round      uint64
 	stats      Stats
 }

@@ -48,6 +48,8 @@ func (i *Informer) removeLocked(m *Member) {
 	if i.agents[m.Agent] = rest; len(rest) == 0 {
 		delete(i.agents, m.Agent)
 	}
+	i.countLocked(m)
+	i.countLocked(rest...)
 }
 
 // Boot notes what an agent says of its control link. The newest one takes the place of all others of the same start of
@@ -68,7 +70,7 @@ func (i *Informer) replaced(m *Member, boot uint64, current bool) (old []*Member
 		return nil
 	}
 	if current && !m.current {
-		m.askLocked(proto.MigrateID{}, proto.NodeID{})
+		i.askLocked(m, proto.MigrateID{}, proto.NodeID{})
 	}
 	m.boot, m.current = boot, current
 	of := i.agents[m.Agent]
@@ -82,12 +84,13 @@ func (i *Informer) replaced(m *Member, boot uint64, current bool) (old []*Member
 		copy(of[at:], of[at+1:])
 		of[len(of)-1] = m
 	}
+	i.countLocked(of...)
 	return old
 }
 
 // countsLocked reports whether a member stands for its agent: the newest of its current control links does.
 func (i *Informer) countsLocked(m *Member) bool {
-	if !m.current {
+	if !m.current || m.left {
 		return false
 	}
 	of := i.agents[m.Agent]
@@ -99,19 +102,30 @@ func (i *Informer) countsLocked(m *Member) bool {
 	return false
 }
 
+// tally is how many agents are connected, and how many of them have not acknowledged their notification.
+type tally struct{ connected, waiting int }
+
+// countLocked brings the tally up to date after something changed about these members.
+func (i *Informer) countLocked(of ...*Member) {
+	for _, m := range of {
+		var now tally
+		if i.countsLocked(m) {
+			now.connected = 1
+			if !m.acked {
+				now.waiting = 1
+			}
+		}
+		i.tally.connected += now.connected - m.counted.connected
+		i.tally.waiting += now.waiting - m.counted.waiting
+		m.counted = now
+	}
+}
+
 // Members returns how many agents are connected, and how many of them have not acknowledged a
-// migration notification. Those that only stand by do not count: they are somewhere else.
+// migration notification. Those that only stand by do not count: they are somewhere else. It takes no longer for many:
+// it is asked whenever a link ends.
 func (i *Informer) Members() (connected, waiting int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	for m := range i.members {
-		if !i.countsLocked(m) {
-			continue
-		}
-		connected++
-		if !m.acked {
-			waiting++
-		}
-	}
-	return connected, waiting
+	return i.tally.connected, i.tally.waiting
 }

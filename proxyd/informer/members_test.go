@@ -1,6 +1,8 @@
 package informer
 
 import (
+	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -71,5 +73,50 @@ func TestTwoMachinesOfOneAgentBothMove(t *testing.T) {
 	leave()
 	if connected, waiting := i.Members(); connected != 1 || waiting != 0 {
 		t.Errorf("%d agents, %d waiting; want one, for the older, which has acknowledged", connected, waiting)
+	}
+}
+
+// The tally is what counting all would find, whatever happens to the members.
+func TestTallyIsTheCount(t *testing.T) {
+	i := newTest(&wire{}, 2)
+	r := rand.New(rand.NewPCG(1, 2))
+	type joined struct {
+		m     *Member
+		leave func()
+	}
+	var all []joined
+	for range 20000 {
+		if len(all) == 0 || r.IntN(4) == 0 {
+			m := &Member{Agent: proto.AgentID{byte(r.IntN(5))}, Send: func(proto.Message) error { return nil }}
+			all = append(all, joined{m, i.Join(m)})
+			continue
+		}
+		at := r.IntN(len(all))
+		switch j := all[at]; r.IntN(5) {
+		case 0:
+			j.leave()
+			all = slices.Delete(all, at, at+1)
+		case 1, 2:
+			i.Boot(j.m, uint64(r.IntN(3)), r.IntN(3) > 0)
+		case 3:
+			i.mu.Lock()
+			i.counter++
+			i.askLocked(j.m, proto.MigrateID{Edge: i.cfg.Self, Counter: i.counter}, proto.NodeID{})
+			i.mu.Unlock()
+		default:
+			i.Acknowledged(j.m, j.m.asked)
+		}
+		connected, waiting := 0, 0
+		for m := range i.members {
+			if i.countsLocked(m) {
+				connected++
+				if !m.acked {
+					waiting++
+				}
+			}
+		}
+		if c, w := i.Members(); c != connected || w != waiting {
+			t.Fatalf("the tally is %d and %d, there are %d and %d", c, w, connected, waiting)
+		}
 	}
 }

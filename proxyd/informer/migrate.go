@@ -39,6 +39,7 @@ type Member struct {
 	askedAt time.Time     // when it was sent last
 	spread  time.Duration // its start_after
 	left    bool
+	counted tally // what it adds to the Informer's
 }
 
 // remindAfter and stuckAfter are when an agent that is still here is sent its notification again: it
@@ -50,8 +51,9 @@ const (
 )
 
 // askLocked makes a new notification, which nobody was sent yet.
-func (m *Member) askLocked(id proto.MigrateID, to proto.NodeID) {
+func (i *Informer) askLocked(m *Member, id proto.MigrateID, to proto.NodeID) {
 	m.asked, m.acked, m.to, m.askedAt = id, false, to, time.Time{}
+	i.countLocked(m)
 }
 
 // due reports whether a notification that was sent needs sending again.
@@ -69,6 +71,7 @@ func (i *Informer) Acknowledged(m *Member, id proto.MigrateID) {
 	defer i.mu.Unlock()
 	if m.asked == id && !m.acked {
 		m.acked = true
+		i.countLocked(m)
 		i.stats.MigrateOK++
 	}
 }
@@ -103,7 +106,7 @@ func (i *Informer) Begin(round uint64) {
 	defer i.mu.Unlock()
 	i.round = round
 	for m := range i.members {
-		m.askLocked(proto.MigrateID{}, proto.NodeID{})
+		i.askLocked(m, proto.MigrateID{}, proto.NodeID{})
 	}
 }
 
@@ -192,7 +195,7 @@ func (i *Informer) plan(o Order) (_ map[proto.NodeID][]move, left int) {
 		}
 		agents[n.Node] += counts
 		i.counter++
-		m.askLocked(proto.MigrateID{Edge: i.cfg.Self, Counter: i.counter}, n.Node)
+		i.askLocked(m, proto.MigrateID{Edge: i.cfg.Self, Counter: i.counter}, n.Node)
 		out[n.Node] = append(out[n.Node], move{member: m, next: n, id: m.asked})
 	}
 	for node, moves := range out {
@@ -238,7 +241,7 @@ func (i *Informer) takeBack(moves []move) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for _, mv := range moves {
-		mv.member.askLocked(proto.MigrateID{}, proto.NodeID{})
+		i.askLocked(mv.member, proto.MigrateID{}, proto.NodeID{})
 	}
 }
 

@@ -52,7 +52,7 @@ func (i *Informer) Move(ctx context.Context, o Order, who func(proto.AgentID) bo
 				mv.members = append(mv.members, m)
 			}
 			mv.order.members[m] = true
-			m.askLocked(proto.MigrateID{}, proto.NodeID{}) // what it was told before no longer counts
+			i.askLocked(m, proto.MigrateID{}, proto.NodeID{}) // what it was told before no longer counts
 		}
 	}
 	i.mu.Unlock()

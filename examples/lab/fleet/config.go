@@ -74,11 +74,13 @@ func DefaultServices() []Service {
 	}
 }
 
-// Edge is an edge's own settings: thresholds in packets/s, times, and the SYN Checker's p (0 is 1).
+// Edge is an edge's own settings: thresholds in packets/s, times, the SYN Checker's p (0 is 1), and how many new links it
+// takes each second (0 is its default).
 type Edge struct {
 	SYN, ICMP, UDP int
 	Quiet, Suspend time.Duration
 	P              float64
+	Rate           int
 }
 
 // fill puts in what was left out.
@@ -236,6 +238,10 @@ func edgeConfig(p Paths, e Edge) string {
 	if share == 0 {
 		share = 1
 	}
+	admission := ""
+	if e.Rate > 0 {
+		admission = fmt.Sprintf("\n[admission]\nrate = %d\nburst = %d\n", e.Rate, e.Rate)
+	}
 	return fmt.Sprintf(`state = %q
 socket = %q
 interface = %q
@@ -255,7 +261,7 @@ suspend_after = %q
 
 [syn_checker]
 p = %g
-`, p.State, p.Socket, lab.Uplink, e.SYN, e.ICMP, e.UDP, e.Quiet, e.Suspend, share)
+%s`, p.State, p.Socket, lab.Uplink, e.SYN, e.ICMP, e.UDP, e.Quiet, e.Suspend, share, admission)
 }
 
 // anchorConfig is an anchor's own settings.

@@ -51,7 +51,7 @@ func (p pipes) Close() error                { return errors.Join(p.in.Close(), p
 
 // newCrowd starts agents in the crowd's namespace and connects each to the echo. first numbers them, so that a later crowd has
 // other addresses and keys.
-func newCrowd(ctx context.Context, f *fleet.Fleet, ns *kernel.Namespace, agents, watched, first int, rhythm, limit time.Duration) (*crowd, error) {
+func newCrowd(ctx context.Context, f *fleet.Fleet, ns *kernel.Namespace, agents, first int, how rhythm, limit time.Duration) (*crowd, error) {
 	token, err := f.CrowdToken(ctx)
 	if err != nil {
 		return nil, err
@@ -76,13 +76,13 @@ func newCrowd(ctx context.Context, f *fleet.Fleet, ns *kernel.Namespace, agents,
 	}
 	c.client = rpc.NewClient(pipes{out, in})
 	return c, c.join(ctx, app.CrowdConfig{
-		Watched: watched, Every: rhythm, Token: token, State: filepath.Join(f.Work(), "crowd"), Source: lab.Crowd4, First: first, Limit: limit,
+		Watched: how.watched, Every: how.every, Rarely: how.rarely, Token: token, State: filepath.Join(f.Work(), "crowd"), Source: lab.Crowd4, First: first, Limit: limit,
 	})
 }
 
-// join starts the agents, each with a connection to the echo. Those that nobody watches write less often the more there are.
+// join starts the agents, each with a connection to the echo.
 func (c *crowd) join(ctx context.Context, cfg app.CrowdConfig) error {
-	cfg.Agents, cfg.Rarely = c.agents, max(rarely, time.Duration(c.agents)*5*time.Millisecond)
+	cfg.Agents = c.agents
 	cfg.To, _ = lab.P1.Port(lab.EchoPort)
 	n := 0
 	if err := c.call(ctx, "Join", cfg, &n); err != nil {

@@ -4,24 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"migrationsensor/examples/lab/app"
 	"migrationsensor/examples/lab/fleet"
 )
 
-// watchers are how many of many sessions are watched, and how often they write: an echo costs this machine half a
-// millisecond.
-const (
-	watchers   = 30
-	watchEvery = 100 * time.Millisecond
-)
-
 // manyAtOnce moves many sessions from P1 to P2 at once.
 func (r *run) manyAtOnce(ctx context.Context) error {
 	for _, n := range r.sizes.many {
 		r.progress.Enter("%s: %d join", partMany, n)
-		c, err := r.join(ctx, n, min(watchers, n), watchEvery)
+		c, err := r.join(ctx, n, inCrowds(n))
 		if err != nil {
 			return err
 		}
@@ -37,7 +31,15 @@ func (r *run) manyAtOnce(ctx context.Context) error {
 	if r.opts.Memory == nil {
 		return nil
 	}
+	var last *Many
 	for _, n := range r.sizes.memory {
+		if last != nil {
+			if x := last.short(n, runtime.GOMAXPROCS(0)); x != nil {
+				r.progress.Say("%s: left out", x)
+				r.short = append(r.short, x)
+				continue
+			}
+		}
 		r.progress.Enter("%s: %d, in memory", partMany, n)
 		m, err := r.opts.Memory(ctx, n, r.progress.Say)
 		if ctx.Err() != nil {
@@ -48,6 +50,7 @@ func (r *run) manyAtOnce(ctx context.Context) error {
 			continue
 		}
 		r.many = append(r.many, m)
+		last = &m
 	}
 	return nil
 }

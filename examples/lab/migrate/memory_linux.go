@@ -30,7 +30,7 @@ func InMemory(ctx context.Context, sessions int, say func(string, ...any)) (m Ma
 	if err != nil {
 		return m, err
 	}
-	c, err := crowdIn(ctx, w, sockets, sessions, min(watchers, sessions), watchEvery)
+	c, err := crowdIn(ctx, w, sockets, sessions, inCrowds(sessions))
 	if err != nil {
 		return m, err
 	}
@@ -38,8 +38,11 @@ func InMemory(ctx context.Context, sessions int, say func(string, ...any)) (m Ma
 	if err := c.gather(ctx, "p1"); err != nil {
 		return m, errors.Join(err, c.close())
 	}
-	say("%d move at once", sessions)
-	v := &mover{crowd: c, say: say, settle: time.Second, used: ownUse, m: Many{World: "memory", Sessions: sessions}}
+	if m.Idle, err = idle(ctx); err != nil {
+		return m, errors.Join(err, c.close())
+	}
+	say("%d use %.2f processors while they wait; now they move at once", sessions, m.Idle)
+	v := &mover{crowd: c, say: say, settle: time.Second, used: ownUse, m: Many{World: "memory", Sessions: sessions, Idle: m.Idle}}
 	err = v.all(ctx)
 	e, eerr := c.end(ctx)
 	for _, why := range e.Broken {
@@ -51,8 +54,31 @@ func InMemory(ctx context.Context, sessions int, say func(string, ...any)) (m Ma
 
 // inMemory is the fleet of the bench, in memory.
 func inMemory() memory.Config {
-	return memory.Config{Config: fleet.Config{RTT: rtts[0], Edge: fleet.Edge{Quiet: 5 * time.Second, Suspend: 30 * time.Second}}}
+	return memory.Config{Config: fleet.Config{RTT: rtts[0], Edge: fleet.Edge{Quiet: 5 * time.Second, Suspend: 30 * time.Second, Rate: ownRate}}}
 }
+
+// ownRate is how many links a second an edge in memory takes: what two processors can do for all agents, edges, the
+// anchor, the origin and their TCP stacks.
+const ownRate = 200
+
+// idle is how many processors this process uses while nothing moves.
+func idle(ctx context.Context) (float64, error) {
+	before, err := fleet.UsageOf(os.Getpid())
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	select {
+	case <-time.After(idleFor):
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	after, err := fleet.UsageOf(os.Getpid())
+	return (after.CPU - before.CPU).Seconds() / time.Since(began).Seconds(), err
+}
+
+// idleFor is how long idle sessions are watched: as long as agents let pass between two PINGs.
+const idleFor = 10 * time.Second
 
 // ownUse is what this process has used so far: everybody.
 func ownUse() (map[string]fleet.Usage, error) {
@@ -61,7 +87,7 @@ func ownUse() (map[string]fleet.Usage, error) {
 }
 
 // crowdIn starts a crowd in a world in memory.
-func crowdIn(ctx context.Context, w *memory.World, sockets app.Net, agents, watched int, rhythm time.Duration) (*crowd, error) {
+func crowdIn(ctx context.Context, w *memory.World, sockets app.Net, agents int, how rhythm) (*crowd, error) {
 	token, err := w.CrowdToken(ctx)
 	if err != nil {
 		return nil, err
@@ -74,7 +100,7 @@ func crowdIn(ctx context.Context, w *memory.World, sockets app.Net, agents, watc
 	go s.ServeConn(far) // until near is closed
 	c := &crowd{site: w, client: rpc.NewClient(near), agents: agents}
 	return c, c.join(ctx, app.CrowdConfig{
-		Watched: watched, Every: rhythm, Token: token, State: filepath.Join(w.Dir(), "crowd"), Source: memory.Crowd4,
+		Watched: how.watched, Every: how.every, Rarely: how.rarely, Token: token, State: filepath.Join(w.Dir(), "crowd"), Source: memory.Crowd4,
 		Limit: time.Minute + time.Duration(agents)*30*time.Millisecond,
 	})
 }

@@ -4,7 +4,7 @@ import "migrationsensor/examples/lab/figures/page"
 
 // facts are what one must know to read the figures.
 var facts = []page.Fact{
-	{Name: "Stall", Text: "the longest wait between two echoes of a connection that sends 32 bytes each 10 ms, less those 10 ms; all agents at once, in one process, no TUN between"},
+	{Name: "Stall", Text: "the longest wait between two echoes of a connection that sends 32 bytes each 10 ms, less those 10 ms; all agents move at once, in one process, no TUN between; the connections of those that are not watched write each 100 ms"},
 	{Name: "None", Text: "the same time without an event: what this machine's scheduling does by itself"},
 	{Name: "Reset", Text: "the kernel of the agents' proxy resets all their links, control and data, at once"},
 	{Name: "Silent", Text: "the router loses everything to and from the agents' proxy; data is outstanding"},

@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"migrationsensor/examples/lab/fleet"
@@ -31,6 +32,7 @@ type Many struct {
 	Lost     int64 // of them; 0 and 0 where the run counts
 	Broken   int   // connections
 	Used     map[string]Used
+	Idle     float64 // processors that all used before; 0 where they were not watched
 
 	controls int // whose control link has moved
 }
@@ -54,15 +56,57 @@ func (o *Options) Check() (err error) {
 // rtts are the round trips of the stalls.
 var rtts = []time.Duration{15 * time.Millisecond, 80 * time.Millisecond}
 
-// The rhythm of an echo, and of those that nobody watches.
-const (
-	every  = 10 * time.Millisecond
-	rarely = 2 * time.Second
-)
+// short is what a machine lacks for so many sessions in the lab in memory.
+type short struct {
+	sessions, processors int
+	need                 float64 // processors
+}
+
+// short tells by what fewer sessions used; nil: they can be tried. A process that is busy while nothing happens takes every
+// wait for a fault: what it would measure is itself.
+func (m *Many) short(sessions, processors int) *short {
+	x := &short{sessions, processors, m.Idle * float64(sessions) / float64(m.Sessions)}
+	if x.need <= x.most() {
+		return nil
+	}
+	return x
+}
+
+// most is how many processors may be busy while nothing happens.
+func (x *short) most() float64 { return float64(x.processors) / 2 }
+
+func (x *short) String() string {
+	return fmt.Sprintf("%d in one process would use up to %.1f of %d processors while they wait", x.sessions, x.need, x.processors)
+}
+
+// rhythm says how often the connections of a crowd write: those of the first watched agents, whose stalls are measured, and
+// the others.
+type rhythm struct {
+	watched       int
+	every, rarely time.Duration
+}
+
+// inStalls is the rhythm where stalls are measured: an echo costs two processors a fifth of a millisecond, so a hundred of 10 ms
+// would measure how busy they are. The others have something under way all the same.
+func (s *sizes) inStalls() rhythm {
+	return rhythm{watched: s.watched, every: 10 * time.Millisecond, rarely: 100 * time.Millisecond}
+}
+
+// inCrowds is the rhythm of many sessions: a few are watched, and the others write less often the more there are.
+func inCrowds(agents int) rhythm {
+	return rhythm{
+		watched: min(30, agents), every: 100 * time.Millisecond, rarely: max(2*time.Second, time.Duration(agents)*5*time.Millisecond),
+	}
+}
+
+// still is the rhythm of sessions that are weighed.
+var still = rhythm{every: time.Second, rarely: 2 * time.Second}
 
 // sizes are how much is measured.
 type sizes struct {
 	agents   int   // at once, for the stalls
+	watched  int   // of them
+	rounds   int   // so often each
 	transfer int64 // bytes each way
 	moves    int   // during it
 	many     []int // sessions at once, on the real kernel
@@ -76,10 +120,11 @@ type sizes struct {
 // says that it leaves them out, and moves a few of them.
 func (o *Options) sizes() sizes {
 	if o.Quick {
-		return sizes{agents: 20, transfer: 64 << 20, moves: 5, many: []int{100}, sessions: 50, streams: 10, settle: 300 * time.Millisecond}
+		return sizes{agents: 20, watched: 20, rounds: 1, transfer: 64 << 20, moves: 5, many: []int{100}, sessions: 50, streams: 10, settle: 300 * time.Millisecond}
 	}
 	return sizes{
-		agents: 100, transfer: 1 << 30, moves: 20, many: []int{2000}, memory: []int{1000, 10000}, sessions: 400, streams: 20,
+		agents: 100, watched: 25, rounds: 4, transfer: 1 << 30, moves: 20, many: []int{2000}, memory: []int{1000, 10000},
+		sessions: 400, streams: 20,
 		settle: time.Second,
 	}
 }

@@ -55,6 +55,7 @@ type found struct {
 	transferWhy  string            // a transfer that broke
 
 	many   []Many
+	short  []*short                      // numbers of sessions in memory for which this machine is too small
 	weight map[string]map[string]float64 // "session" or "stream" → at → bytes
 	weighs map[string]int                // of so many
 
@@ -68,7 +69,7 @@ func newFound() *found {
 const incomplete = "the run ended before"
 
 // ofTime are the units whose goals depend on the machine's clock.
-var ofTime = []string{"ms", "ratio"}
+var ofTime = []string{"ms", "ratio", "cores"}
 
 // report turns it into figures.
 func (r *found) report(o Options, s sizes) (file *figures.File, complete bool) {
@@ -100,7 +101,7 @@ func (r *found) stallFigures(s sizes) (fs []figures.Figure, complete bool) {
 			if len(samples) == 0 {
 				f = figures.Skip("stall", "ms", "", incomplete)
 			}
-			complete = complete && len(samples) >= s.agents
+			complete = complete && len(samples) >= s.watched*s.rounds
 			if limit, ok := goal(kind, rtt); ok && len(samples) > 0 {
 				f = f.AtMost(limit)
 			}
@@ -174,11 +175,16 @@ func (r *found) manyFigures(s sizes) (fs []figures.Figure, complete bool) {
 		complete = complete && slices.ContainsFunc(r.many, func(m Many) bool { return m.World == "kernel" && m.Sessions == want })
 	}
 	for _, want := range s.memory {
-		complete = complete && slices.ContainsFunc(r.many, func(m Many) bool { return m.World == "memory" && m.Sessions == want })
+		played := slices.ContainsFunc(r.many, func(m Many) bool { return m.World == "memory" && m.Sessions == want })
+		complete = complete && (played || r.shortOf(want) != nil)
 	}
 	for _, m := range r.many {
 		fs = append(fs, m.figures()...)
 		complete = complete && m.Moved == m.Sessions
+	}
+	for _, x := range r.short {
+		fs = append(fs, figures.Figure{ID: "many.need", System: "ms", Unit: "cores", N: 1, Value: &x.need}.
+			Label("sessions", strconv.Itoa(x.sessions)).Label("world", "memory").AtMost(x.most()))
 	}
 	for _, x := range all {
 		if slices.ContainsFunc(r.many, func(m Many) bool { return m.World == x.world && m.Sessions == x.sessions }) {
@@ -186,6 +192,8 @@ func (r *found) manyFigures(s sizes) (fs []figures.Figure, complete bool) {
 		}
 		why := "a quick run leaves it out"
 		switch {
+		case x.world == "memory" && r.shortOf(x.sessions) != nil:
+			why = r.shortOf(x.sessions).String()
 		case slices.Contains(s.memory, x.sessions), slices.Contains(s.many, x.sessions):
 			why = incomplete
 		}
@@ -199,6 +207,13 @@ func (r *found) manyFigures(s sizes) (fs []figures.Figure, complete bool) {
 		}
 	}
 	return fs, complete
+}
+
+func (r *found) shortOf(sessions int) *short {
+	if i := slices.IndexFunc(r.short, func(x *short) bool { return x.sessions == sessions }); i >= 0 {
+		return r.short[i]
+	}
+	return nil
 }
 
 // manyGoal is for 10,000 sessions; fewer must not take longer.

@@ -15,7 +15,7 @@ func whole(s sizes) *found {
 	r := newFound()
 	for _, rtt := range rtts {
 		for _, kind := range kinds {
-			for range s.agents {
+			for range s.watched * s.rounds {
 				r.stalls[event{kind, rtt}] = append(r.stalls[event{kind, rtt}], 5*time.Millisecond)
 			}
 		}
@@ -53,6 +53,11 @@ func TestVerdictOfARun(t *testing.T) {
 		want  error
 	}{
 		{"everything is good", func(*found) {}, nil},
+		{"a machine too small for the most sessions", func(r *found) {
+			last := len(r.many) - 1
+			r.short = append(r.short, (&Many{Sessions: 1000, Idle: 0.2}).short(r.many[last].Sessions, 2))
+			r.many = r.many[:last]
+		}, figures.ErrSlow},
 		{"planned 21 ms", late(planned, rtts[1], 21*time.Millisecond), figures.ErrSlow},
 		{"reset as long as allowed", late(reset, rtts[0], 95*time.Millisecond), nil},
 		{"reset longer", late(reset, rtts[0], 96*time.Millisecond), figures.ErrSlow},

@@ -64,7 +64,7 @@ func newRun(o Options) *run {
 	seconds := func(x float64) time.Duration { return time.Duration(x * float64(time.Second)) }
 	return &run{opts: o, sizes: s, found: newFound(), progress: live.NewProgress("What a connection feels of a move",
 		live.Part{Name: partWorld, Units: 1, Each: 6 * time.Second},
-		live.Part{Name: partStalls, Units: len(rtts) * len(kinds), Each: 3*time.Second + 2*s.settle + seconds(0.02*float64(s.agents))},
+		live.Part{Name: partStalls, Units: len(rtts) * len(kinds) * s.rounds, Each: 3*time.Second + 2*s.settle + seconds(0.02*float64(s.agents))},
 		live.Part{Name: partTransfer, Units: 3, Each: time.Second + seconds(float64(s.transfer)/60e6)},
 		live.Part{Name: partMany, Units: len(s.many), Each: seconds(2 + 0.03*float64(sum))},
 		live.Part{Name: partWeight, Units: 1, Each: seconds(4 + 0.02*float64(s.sessions))},
@@ -115,8 +115,8 @@ func world(ctx context.Context, o Options, rtt time.Duration, logs string, say f
 func (r *run) logs() string { return filepath.Join(r.opts.Out, "migrate-logs") }
 
 // join makes a crowd whose agents are all at P1.
-func (r *run) join(ctx context.Context, agents, watched int, rhythm time.Duration) (*crowd, error) {
-	c, err := newCrowd(ctx, r.fleet, r.crowdNS, agents, watched, r.joined, rhythm, time.Minute+time.Duration(agents)*30*time.Millisecond)
+func (r *run) join(ctx context.Context, agents int, how rhythm) (*crowd, error) {
+	c, err := newCrowd(ctx, r.fleet, r.crowdNS, agents, r.joined, how, time.Minute+time.Duration(agents)*30*time.Millisecond)
 	r.joined += agents
 	if err != nil {
 		return nil, err

@@ -13,7 +13,7 @@ import (
 
 // stall measures what each kind of event does to many agents at once, at each round trip.
 func (r *run) stall(ctx context.Context) (err error) {
-	c, err := r.join(ctx, r.sizes.agents, r.sizes.agents, every)
+	c, err := r.join(ctx, r.sizes.agents, r.sizes.inStalls())
 	if err != nil {
 		return err
 	}
@@ -23,10 +23,12 @@ func (r *run) stall(ctx context.Context) (err error) {
 		}
 		for _, kind := range kinds {
 			r.progress.Enter("%s: %s, %d agents, %v round trip", partStalls, kind, r.sizes.agents, rtt)
-			if err := r.oneStall(ctx, c, event{kind, rtt}); err != nil {
-				return errors.Join(fmt.Errorf("%s at %v: %w", kind, rtt, err), r.leave(ctx, c))
+			for range r.sizes.rounds {
+				if err := r.oneStall(ctx, c, event{kind, rtt}); err != nil {
+					return errors.Join(fmt.Errorf("%s at %v: %w", kind, rtt, err), r.leave(ctx, c))
+				}
+				r.progress.Did(partStalls)
 			}
-			r.progress.Did(partStalls)
 		}
 	}
 	if err := r.crowdLink.Set(kernel.Conditions{Delay: rtts[0] / 2}); err != nil {
@@ -49,7 +51,7 @@ func (r *run) oneStall(ctx context.Context, c *crowd, e event) error {
 	if err := errors.Join(err, undo()); err != nil {
 		return err
 	}
-	r.stalls[e] = felt
+	r.stalls[e] = append(r.stalls[e], felt...)
 	return c.gather(ctx, "p1")
 }
 

@@ -22,7 +22,7 @@ func TestF51SlowAnchorIsNoStorm(t *testing.T) {
 	try(t, err)
 	sockets, err := w.Crowd(agents)
 	try(t, err)
-	c, err := crowdIn(t.Context(), w, sockets, agents, agents, time.Second)
+	c, err := crowdIn(t.Context(), w, sockets, agents, rhythm{watched: agents, every: time.Second})
 	try(t, err)
 	t.Cleanup(func() { try(t, c.close()) })
 	before := sockets.Dials()

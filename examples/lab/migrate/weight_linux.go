@@ -28,7 +28,7 @@ func (r *run) weigh(ctx context.Context) error {
 			return err
 		}
 	}
-	few, err := r.join(ctx, 1, 0, every) // whatever is made once is there
+	few, err := r.join(ctx, 1, still) // whatever is made once is there
 	if err != nil {
 		return err
 	}
@@ -36,7 +36,7 @@ func (r *run) weigh(ctx context.Context) error {
 	if err := errors.Join(err, r.leave(ctx, few)); err != nil {
 		return err
 	}
-	c, err := r.join(ctx, r.sizes.sessions, 0, every)
+	c, err := r.join(ctx, r.sizes.sessions, still)
 	if err != nil {
 		return err
 	}
