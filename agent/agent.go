@@ -164,7 +164,7 @@ func (a *Agent) enrolPatiently(ctx context.Context, token string) (*enrolment, e
 			return e, err
 		}
 		if first {
-			a.log.Warn("not joined yet; trying again", "for", a.cfg.JoinWait, "err", err)
+			a.log.Warn("not joined yet; trying again", "wait", a.cfg.JoinWait, "err", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -68,7 +68,7 @@ func (e *edge) lookAtLine(was bool) (gone bool) {
 		}
 		return true
 	}
-	e.log.Info("the public interface is back", "interface", name, "before", before)
+	e.log.Info("the public interface is back", "interface", name, "from", before)
 	return false
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -52,10 +53,8 @@ func (o Operator) Run(ctx context.Context, say func(string, ...any)) error {
 }
 
 func (o Operator) roleOf(name string) string {
-	for _, a := range o.Anchor {
-		if a == name {
-			return "anchor"
-		}
+	if slices.Contains(o.Anchor, name) {
+		return "anchor"
 	}
 	return o.Role
 }

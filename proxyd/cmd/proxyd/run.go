@@ -72,14 +72,14 @@ func (c *runCmd) join(e *env, cfg proxyd.Config) error {
 	for first := true; ; first = false {
 		err := (&joinCmd{As: c.As, Token: c.Token}).Run(&env{e.ctx, e.stdin, io.Discard, e.stderr, e.cli})
 		if err == nil {
-			log.Info("joined", "node", c.As, "state", cfg.State)
+			log.Info("joined", "node", c.As)
 			return nil
 		}
 		if network := (*net.OpError)(nil); !errors.As(err, &network) || !time.Now().Before(until) {
 			return err
 		}
 		if first {
-			log.Warn("the signing node does not answer yet; trying again", "for", c.JoinWait, "err", err)
+			log.Warn("the signing node does not answer yet; trying again", "wait", c.JoinWait, "err", err)
 		}
 		select {
 		case <-e.ctx.Done():
