@@ -53,6 +53,9 @@ func (e *edge) lookAtLine(was bool) (gone bool) {
 		return true
 	}
 	if name == before && !e.port.dead() {
+		if was { // the address alone was away
+			e.log.Info("the public interface is back", "interface", name, "from", before)
+		}
 		return false
 	}
 	e.ifname.Store(&name) // the counter follows by itself

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -40,16 +41,16 @@ func RunCompose(ctx context.Context, o Options, dir string, out *os.File) error 
 		return err
 	}
 	defer log.Close()
-	release, err := lockCompose()
-	if err != nil {
-		return err
-	}
-	defer release()
 	engine, err := container.NewEngine(ctx, dir, log,
 		"COMPOSE_PROJECT_NAME=migrationsensor", "COMPOSE_PROFILES=demo", "MS_APP=stay", "MS_DRIVER="+strconv.Itoa(os.Getpid()))
 	if err != nil {
 		return err
 	}
+	release, err := lockCompose()
+	if err != nil {
+		return err
+	}
+	defer release()
 	r := newRun(&o, "compose", "in containers")
 	if err := engine.Clear(ctx, r.board.say); err != nil {
 		return err
@@ -67,24 +68,22 @@ const composeRate = 5000
 // lockCompose keeps a second one out, on this machine. The lock goes with this process, whatever ends it.
 func lockCompose() (release func(), err error) {
 	name := filepath.Join(os.TempDir(), "migrationsensor-compose.lock")
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o644)
+	if errors.Is(err, fs.ErrPermission) { // another user's, who had one before; to lock it one need not write
+		f, err = os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("lock against a second compose demo: %w (remove that file if it is another user's)", err)
+		return nil, fmt.Errorf("lock against a second compose demo: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		holder, _ := io.ReadAll(io.LimitReader(f, 32))
 		f.Close()
 		return nil, fmt.Errorf("%w: another one runs (process %s); wait for its end or stop it with Ctrl-C", container.ErrBusy, holder)
 	}
-	if err := errors.Join(f.Truncate(0), writeAt(f, strconv.Itoa(os.Getpid()))); err != nil {
-		return nil, errors.Join(err, f.Close())
+	if err := f.Truncate(0); err == nil { // in another user's file there is no number
+		_, _ = f.WriteString(strconv.Itoa(os.Getpid()))
 	}
 	return func() { f.Close() }, nil
-}
-
-func writeAt(f *os.File, text string) error {
-	_, err := f.WriteAt([]byte(text), 0)
-	return err
 }
 
 // composeWorld is the demo in containers: every program is in one of its own, and the applications are ms-lab's, started in theirs.
