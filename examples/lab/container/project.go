@@ -64,7 +64,7 @@ func (e *Engine) Clear(ctx context.Context, say func(string, ...any)) error {
 	}
 	if left > 0 {
 		say("an earlier run was killed: %d containers, networks and volumes of it are removed", left)
-		if err := e.Down(ctx); err != nil {
+		if err := e.Down(context.WithoutCancel(ctx)); err != nil { // half of it is of no use to anybody
 			return err
 		}
 	}

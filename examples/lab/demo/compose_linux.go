@@ -36,7 +36,7 @@ func RunCompose(ctx context.Context, o Options, dir string, out *os.File) error 
 	if err := os.MkdirAll(logs, 0o755); err != nil {
 		return err
 	}
-	log, err := os.Create(filepath.Join(logs, "engine.log"))
+	log, err := os.OpenFile(filepath.Join(logs, "engine.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return err
 	}
@@ -51,6 +51,9 @@ func RunCompose(ctx context.Context, o Options, dir string, out *os.File) error 
 		return err
 	}
 	defer release()
+	if err := log.Truncate(0); err != nil { // not before: another one may be writing it
+		return err
+	}
 	r := newRun(&o, "compose", "in containers")
 	if err := engine.Clear(ctx, r.board.say); err != nil {
 		return err
