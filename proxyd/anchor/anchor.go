@@ -80,7 +80,7 @@ type Session struct {
 type Stats struct {
 	Sessions     int   // now
 	Detached     int   // of these, without a link
-	Links        int   // now, direct and relayed
+	Links        int   // now, whichever way they come
 	Streams      int   // now
 	Memory       int64 // bytes charged now
 	Opened       uint64

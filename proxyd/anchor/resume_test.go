@@ -92,7 +92,7 @@ func TestResumeBesideALivingLink(t *testing.T) {
 		t.Errorf("got %+v, want a session with both links", got)
 	}
 	before.Close()
-	w.until("the old link is gone", func() bool { return w.a.Links() == 1 })
+	w.until("the old link is gone", func() bool { return w.a.Stats().Links == 1 })
 	origin.Write([]byte("still"))
 	wantBytes(t, "old link closed", st, []byte("still"))
 }
@@ -110,7 +110,7 @@ func TestAttachedLinkTakesOver(t *testing.T) {
 	}
 	w.l.(*net.TCPConn).SetLinger(0)
 	w.l.Close()
-	w.until("one link is left", func() bool { return w.a.Links() == 1 })
+	w.until("one link is left", func() bool { return w.a.Stats().Links == 1 })
 	st.Write([]byte("question"))
 	wantBytes(t, "attached link", origin, []byte("question"))
 	origin.Write([]byte("answer"))
@@ -120,11 +120,15 @@ func TestAttachedLinkTakesOver(t *testing.T) {
 	}
 }
 
-func TestCloseLinksEndsNoSession(t *testing.T) {
+func TestTheEndOfALinkEndsNoSession(t *testing.T) {
 	w := start(t, nil)
 	st, origin := w.pair()
 	why := errors.New("suspended")
-	w.a.CloseLinks(why)
+	w.a.mu.Lock()
+	for l := range w.a.links {
+		l.cancel(why)
+	}
+	w.a.mu.Unlock()
 	select {
 	case err := <-w.served:
 		if !errors.Is(err, why) {
@@ -138,7 +142,7 @@ func TestCloseLinksEndsNoSession(t *testing.T) {
 	}
 	w.resume()
 	st.Write([]byte("moved"))
-	wantBytes(t, "after CloseLinks", origin, []byte("moved"))
+	wantBytes(t, "after its end", origin, []byte("moved"))
 }
 
 // answerTo begins a link with m and returns the answer and the link, which stays.

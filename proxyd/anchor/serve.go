@@ -28,25 +28,15 @@ var errRefused = errors.New("link refused")
 
 // dataLink is a link in Serve.
 type dataLink struct {
-	conn    net.Conn
-	relayed bool
-	cancel  context.CancelCauseFunc
-	at      *attached // guarded by Anchor.mu; nil until it is taken in
+	conn   net.Conn
+	cancel context.CancelCauseFunc
+	at     *attached // guarded by Anchor.mu; nil until it is taken in
 }
 
 // Serve carries a data link until it or its session ends, or ctx is done; it closes the link. Its first message says
 // whether it makes a session, joins one or resumes one. The session goes on without it, for the time of grace.
-func (a *Anchor) Serve(ctx context.Context, conn net.Conn, id proto.Identity, agentAddr netip.AddrPort) error {
-	return a.serve(ctx, &dataLink{conn: conn}, id, agentAddr)
-}
-
-// ServeRelayed is Serve for a link that came over another edge: Links does not count it, and CloseLinks leaves it, since
-// it does not use this node's public line.
-func (a *Anchor) ServeRelayed(ctx context.Context, conn net.Conn, id proto.Identity, agentAddr netip.AddrPort) error {
-	return a.serve(ctx, &dataLink{conn: conn, relayed: true}, id, agentAddr)
-}
-
-func (a *Anchor) serve(ctx context.Context, l *dataLink, id proto.Identity, addr netip.AddrPort) error {
+func (a *Anchor) Serve(ctx context.Context, conn net.Conn, id proto.Identity, addr netip.AddrPort) error {
+	l := &dataLink{conn: conn}
 	defer l.conn.Close()
 	ctx, l.cancel = context.WithCancelCause(ctx)
 	defer l.cancel(nil)

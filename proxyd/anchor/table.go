@@ -259,29 +259,6 @@ func (a *Anchor) closeIf(match func(*attached) bool, err error) {
 	a.close(err, gone...)
 }
 
-// Links is how many data links end here that came to this node itself, not over another edge.
-func (a *Anchor) Links() (n int) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for l := range a.links {
-		if !l.relayed {
-			n++
-		}
-	}
-	return n
-}
-
-// CloseLinks ends those links, but no session: their agents resume over another edge.
-func (a *Anchor) CloseLinks(err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for l := range a.links {
-		if !l.relayed {
-			l.cancel(err)
-		}
-	}
-}
-
 // Sessions lists the live sessions.
 func (a *Anchor) Sessions() []Session {
 	a.mu.Lock()

@@ -392,41 +392,6 @@ func TestHerdIsThroughInTime(t *testing.T) {
 	}
 }
 
-func TestCloseLinksLeavesRelayedOnes(t *testing.T) {
-	a := run(t, Config{})
-	serve := func(f func(net.Conn) error) (near net.Conn, served chan error) {
-		near, far := tcpPair(t)
-		t.Cleanup(func() { near.Close() })
-		served = make(chan error, 1)
-		go func() { served <- f(far) }()
-		near.SetDeadline(time.Now().Add(patience))
-		proto.WriteMessage(near, &proto.Session{})
-		if m, err := proto.NewReader(near, 0).Message(); err != nil {
-			t.Fatal(m, err)
-		}
-		return near, served
-	}
-	_, direct := serve(func(c net.Conn) error { return a.Serve(t.Context(), c, agent, agentAddr) })
-	relayed, _ := serve(func(c net.Conn) error { return a.ServeRelayed(t.Context(), c, agent, agentAddr) })
-	if n := a.Links(); n != 1 {
-		t.Errorf("%d links, want 1: relayed ones do not count", n)
-	}
-	why := errors.New("suspended")
-	a.CloseLinks(why)
-	select {
-	case err := <-direct:
-		if !errors.Is(err, why) {
-			t.Errorf("got %v, want %v", err, why)
-		}
-	case <-time.After(patience):
-		t.Fatal("the link is still there")
-	}
-	proto.WriteMessage(relayed, &proto.Ping{Token: 7})
-	if m, err := proto.NewReader(relayed, 0).Message(); err != nil || m.(*proto.Pong).Token != 7 {
-		t.Errorf("the relayed link: got %v, %v, want its PONG", m, err)
-	}
-}
-
 // One agent's greed is its own loss.
 func TestF47StreamsBeyondTheMemoryAreBusy(t *testing.T) {
 	w := start(t, func(cfg *Config, _ *Service) { cfg.Memory = 20 * streamCost })

@@ -86,10 +86,13 @@ type rhythm struct {
 	every, rarely time.Duration
 }
 
-// inStalls is the rhythm where stalls are measured: an echo costs two processors a fifth of a millisecond, so a hundred of 10 ms
-// would measure how busy they are. The others have something under way all the same.
-func (s *sizes) inStalls() rhythm {
-	return rhythm{watched: s.watched, every: 10 * time.Millisecond, rarely: 100 * time.Millisecond}
+// herd is how many agents feel an event at once, and how often it happens. An echo costs two processors a fifth of a
+// millisecond, so if a hundred had the rhythm of 10 ms, how busy they are would be measured: some are watched, and the
+// others have something under way all the same.
+type herd struct{ agents, watched, rounds int }
+
+func (h herd) rhythm() rhythm {
+	return rhythm{watched: h.watched, every: 10 * time.Millisecond, rarely: 100 * time.Millisecond}
 }
 
 // inCrowds is the rhythm of many sessions: a few are watched, and the others write less often the more there are.
@@ -104,9 +107,7 @@ var still = rhythm{every: time.Second, rarely: 2 * time.Second}
 
 // sizes are how much is measured.
 type sizes struct {
-	agents   int   // at once, for the stalls
-	watched  int   // of them
-	rounds   int   // so often each
+	herds    []herd
 	transfer int64 // bytes each way
 	moves    int   // during it
 	many     []int // sessions at once, on the real kernel
@@ -120,10 +121,10 @@ type sizes struct {
 // says that it leaves them out, and moves a few of them.
 func (o *Options) sizes() sizes {
 	if o.Quick {
-		return sizes{agents: 20, watched: 20, rounds: 1, transfer: 64 << 20, moves: 5, many: []int{100}, sessions: 50, streams: 10, settle: 300 * time.Millisecond}
+		return sizes{herds: []herd{{20, 20, 1}}, transfer: 64 << 20, moves: 5, many: []int{100}, sessions: 50, streams: 10, settle: 300 * time.Millisecond}
 	}
 	return sizes{
-		agents: 100, watched: 25, rounds: 4, transfer: 1 << 30, moves: 20, many: []int{2000}, memory: []int{1000, 10000},
+		herds: []herd{{10, 10, 4}, {100, 25, 4}}, transfer: 1 << 30, moves: 20, many: []int{2000}, memory: []int{1000, 10000},
 		sessions: 400, streams: 20,
 		settle: time.Second,
 	}

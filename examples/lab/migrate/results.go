@@ -38,8 +38,9 @@ func goal(kind string, rtt time.Duration) (limit float64, ok bool) {
 
 // event is one kind of event at one round trip.
 type event struct {
-	kind string
-	rtt  time.Duration
+	kind   string
+	rtt    time.Duration
+	agents int // that felt it at once
 }
 
 // found is all that a run found. A part that did not come to its end has nothing.
@@ -94,18 +95,20 @@ func millis(d time.Duration) string {
 
 func (r *found) stallFigures(s sizes) (fs []figures.Figure, complete bool) {
 	complete = true
-	for _, rtt := range rtts {
-		for _, kind := range kinds {
-			samples := r.stalls[event{kind, rtt}]
-			f := figures.Times("stall", "ms", "", samples)
-			if len(samples) == 0 {
-				f = figures.Skip("stall", "ms", "", incomplete)
+	for _, h := range s.herds {
+		for _, rtt := range rtts {
+			for _, kind := range kinds {
+				samples := r.stalls[event{kind, rtt, h.agents}]
+				f := figures.Times("stall", "ms", "", samples)
+				if len(samples) == 0 {
+					f = figures.Skip("stall", "ms", "", incomplete)
+				}
+				complete = complete && len(samples) >= h.watched*h.rounds
+				if limit, ok := goal(kind, rtt); ok && len(samples) > 0 {
+					f = f.AtMost(limit)
+				}
+				fs = append(fs, f.Label("kind", kind).Label("rtt_ms", millis(rtt)).Label("agents", strconv.Itoa(h.agents)))
 			}
-			complete = complete && len(samples) >= s.watched*s.rounds
-			if limit, ok := goal(kind, rtt); ok && len(samples) > 0 {
-				f = f.AtMost(limit)
-			}
-			fs = append(fs, f.Label("kind", kind).Label("rtt_ms", millis(rtt)).Label("agents", strconv.Itoa(s.agents)))
 		}
 	}
 	return fs, complete
@@ -304,13 +307,13 @@ func printTable(w io.Writer, file *figures.File) error {
 func title(f figures.Figure) string {
 	var s strings.Builder
 	s.WriteString(f.ID)
-	for _, k := range []string{"kind", "at", "moves", "sessions", "world", "rtt_ms"} {
+	for _, k := range []string{"kind", "at", "moves", "sessions", "world", "agents", "rtt_ms"} {
 		v := f.Labels[k]
 		switch {
 		case v == "":
 		case k == "rtt_ms":
 			s.WriteString(" " + v + " ms")
-		case k == "moves" || k == "sessions":
+		case k == "moves" || k == "sessions" || k == "agents":
 			s.WriteString(" " + v + " " + k)
 		default:
 			s.WriteString(" " + v)
@@ -326,7 +329,10 @@ func number(f figures.Figure) string {
 	if f.Unit == "count" {
 		return strconv.FormatFloat(*f.Value, 'f', -1, 64)
 	}
-	return strings.TrimSuffix(fmt.Sprintf("%.1f %s", *f.Value, f.Unit), " ratio")
+	if f.Unit == "ratio" {
+		return fmt.Sprintf("%.2f", *f.Value)
+	}
+	return fmt.Sprintf("%.1f %s", *f.Value, f.Unit)
 }
 
 // summary is the last word.

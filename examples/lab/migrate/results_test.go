@@ -13,14 +13,17 @@ import (
 // whole is a run in which everything went as it should.
 func whole(s sizes) *found {
 	r := newFound()
-	for _, rtt := range rtts {
-		for _, kind := range kinds {
-			for range s.watched * s.rounds {
-				r.stalls[event{kind, rtt}] = append(r.stalls[event{kind, rtt}], 5*time.Millisecond)
+	for _, h := range s.herds {
+		for _, rtt := range rtts {
+			for _, kind := range kinds {
+				e := event{kind, rtt, h.agents}
+				for range h.watched * h.rounds {
+					r.stalls[e] = append(r.stalls[e], 5*time.Millisecond)
+				}
 			}
 		}
 	}
-	r.echoed, r.connections, r.moves = 1e6, s.agents, s.moves
+	r.echoed, r.connections, r.moves = 1e6, s.herds[0].agents, s.moves
 	r.still = []app.Transferred{{Size: s.transfer, Took: 10 * time.Second}, {Size: s.transfer, Took: 12 * time.Second}}
 	r.moved = []app.Transferred{{Size: s.transfer, Took: 12 * time.Second}}
 	for _, n := range s.many {
@@ -42,8 +45,9 @@ func TestVerdictOfARun(t *testing.T) {
 	s := o.sizes()
 	late := func(kind string, rtt time.Duration, d time.Duration) func(*found) {
 		return func(r *found) {
-			for i := range r.stalls[event{kind, rtt}] {
-				r.stalls[event{kind, rtt}][i] = d
+			all := r.stalls[event{kind, rtt, s.herds[0].agents}]
+			for i := range all {
+				all[i] = d
 			}
 		}
 	}
@@ -64,7 +68,10 @@ func TestVerdictOfARun(t *testing.T) {
 		{"silent as long as allowed", late(silent, rtts[1], 2700*time.Millisecond), nil},
 		{"silent longer", late(silent, rtts[1], 2701*time.Millisecond), figures.ErrSlow},
 		{"the machine's own stalls have no goal", late(none, rtts[0], time.Second), nil},
-		{"a stall is missing", func(r *found) { r.stalls[event{silent, rtts[1]}] = r.stalls[event{silent, rtts[1]}][1:] }, figures.ErrWrong},
+		{"a stall is missing", func(r *found) {
+			e := event{silent, rtts[1], s.herds[0].agents}
+			r.stalls[e] = r.stalls[e][1:]
+		}, figures.ErrWrong},
 		{"one byte of an echo is lost", func(r *found) { r.lost = 1 }, figures.ErrWrong},
 		{"one byte of a transfer is lost", func(r *found) { r.moved[0].Lost = 1 }, figures.ErrWrong},
 		{"a connection broke", func(r *found) { r.broken = []string{"reset"} }, figures.ErrWrong},

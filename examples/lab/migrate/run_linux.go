@@ -57,14 +57,18 @@ const (
 
 func newRun(o Options) *run {
 	s := o.sizes()
-	sum := 0
+	sum, events, felt := 0, 0, 0
+	for _, h := range s.herds {
+		events += len(rtts) * len(kinds) * h.rounds
+		felt += h.agents * h.rounds
+	}
 	for _, n := range s.many {
 		sum += n
 	}
 	seconds := func(x float64) time.Duration { return time.Duration(x * float64(time.Second)) }
 	return &run{opts: o, sizes: s, found: newFound(), progress: live.NewProgress("What a connection feels of a move",
 		live.Part{Name: partWorld, Units: 1, Each: 6 * time.Second},
-		live.Part{Name: partStalls, Units: len(rtts) * len(kinds) * s.rounds, Each: 3*time.Second + 2*s.settle + seconds(0.02*float64(s.agents))},
+		live.Part{Name: partStalls, Units: events, Each: 3*time.Second + 2*s.settle + seconds(0.02*float64(felt)/float64(len(s.herds)))},
 		live.Part{Name: partTransfer, Units: 3, Each: time.Second + seconds(float64(s.transfer)/60e6)},
 		live.Part{Name: partMany, Units: len(s.many), Each: seconds(2 + 0.03*float64(sum))},
 		live.Part{Name: partWeight, Units: 1, Each: seconds(4 + 0.02*float64(s.sessions))},

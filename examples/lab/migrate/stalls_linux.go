@@ -11,9 +11,18 @@ import (
 	"migrationsensor/examples/lab/kernel"
 )
 
-// stall measures what each kind of event does to many agents at once, at each round trip.
-func (r *run) stall(ctx context.Context) (err error) {
-	c, err := r.join(ctx, r.sizes.agents, r.sizes.inStalls())
+// stall measures what each kind of event does to few and to many agents at once, at each round trip.
+func (r *run) stall(ctx context.Context) error {
+	for _, h := range r.sizes.herds {
+		if err := r.stallOf(ctx, h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *run) stallOf(ctx context.Context, h herd) error {
+	c, err := r.join(ctx, h.agents, h.rhythm())
 	if err != nil {
 		return err
 	}
@@ -21,10 +30,10 @@ func (r *run) stall(ctx context.Context) (err error) {
 		if err := r.crowdLink.Set(kernel.Conditions{Delay: rtt / 2}); err != nil {
 			return errors.Join(err, c.close())
 		}
-		for _, kind := range kinds {
-			r.progress.Enter("%s: %s, %d agents, %v round trip", partStalls, kind, r.sizes.agents, rtt)
-			for range r.sizes.rounds {
-				if err := r.oneStall(ctx, c, event{kind, rtt}); err != nil {
+		for range h.rounds {
+			for _, kind := range kinds {
+				r.progress.Enter("%s: %s, %d agents, %v round trip", partStalls, kind, h.agents, rtt)
+				if err := r.oneStall(ctx, c, event{kind, rtt, h.agents}); err != nil {
 					return errors.Join(fmt.Errorf("%s at %v: %w", kind, rtt, err), r.leave(ctx, c))
 				}
 				r.progress.Did(partStalls)

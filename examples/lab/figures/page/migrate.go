@@ -31,7 +31,7 @@ func Migrate(f *figures.File, about ...Fact) Page {
 // stalls has a chart of short stalls and one of those after silence: on one scale the short ones would not be seen.
 func (d *deck) stalls() Section {
 	s := Section{Title: "The stall", Note: []string{
-		"The longest wait between two echoes of a connection that sends 32 bytes each 10 ms, less those 10 ms. The bar is the median of all connections, which are moved at once; the line reaches from the least to the 99th percentile.",
+		"The longest wait between two echoes of a connection that sends 32 bytes each 10 ms, less those 10 ms. The bar is the median of all connections, which are moved at once, some agents or many; the line reaches from the least to the 99th percentile.",
 	}}
 	k := key{id: "stall", system: "ms"}
 	for _, c := range []struct {
@@ -42,15 +42,17 @@ func (d *deck) stalls() Section {
 		{"Silent, milliseconds", []string{"silent"}},
 	} {
 		chart := Chart{Title: c.title, Unit: "ms", Bar: "median", Whisker: "least to p99", Mark: "p99"}
-		for _, rtt := range d.values(k, "rtt_ms", "15") {
-			g := Group{Name: rtt + " ms round trip"}
-			for _, kind := range c.kinds {
-				if x := k.with("rtt_ms", rtt).with("kind", kind); d.has(x) {
-					g.Bars = append(g.Bars, stallBar(kind, d.take(x)))
+		for _, agents := range d.values(k, "agents") {
+			for _, rtt := range d.values(k.with("agents", agents), "rtt_ms") {
+				g := Group{Name: agents + " agents at once, " + rtt + " ms round trip"}
+				for _, kind := range c.kinds {
+					if x := k.with("agents", agents).with("rtt_ms", rtt).with("kind", kind); d.has(x) {
+						g.Bars = append(g.Bars, stallBar(kind, d.take(x)))
+					}
 				}
-			}
-			if len(g.Bars) > 0 {
-				chart.Groups = append(chart.Groups, g)
+				if len(g.Bars) > 0 {
+					chart.Groups = append(chart.Groups, g)
+				}
 			}
 		}
 		if len(chart.Groups) > 0 {

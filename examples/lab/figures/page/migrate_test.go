@@ -13,7 +13,7 @@ func TestMigratePage(t *testing.T) {
 	for _, rtt := range []string{"15", "80"} {
 		for i, kind := range []string{"none", "planned", "reset", "silent"} {
 			d := []time.Duration{time.Duration(i+1) * time.Millisecond, time.Duration(i+3) * time.Millisecond}
-			f.Add(figures.Times("stall", "ms", "", d).Label("kind", kind).Label("rtt_ms", rtt).AtMost(100))
+			f.Add(figures.Times("stall", "ms", "", d).Label("kind", kind).Label("agents", "10").Label("rtt_ms", rtt).AtMost(100))
 		}
 	}
 	f.Add(
@@ -29,7 +29,7 @@ func TestMigratePage(t *testing.T) {
 	if err := p.Render(&out); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"80 ms round trip", "not run: a quick run leaves it out", "bytes.lost", "2000 sessions", "Dwell", "not run: no such figure"} {
+	for _, want := range []string{"10 agents at once, 80 ms round trip", "not run: a quick run leaves it out", "bytes.lost", "2000 sessions", "Dwell", "not run: no such figure"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the page does not say %q", want)
 		}
