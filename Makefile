@@ -27,6 +27,10 @@ cross: ## build ms-agent for six systems and proxyd for two, into bin/OS-ARCH/
 demo: all ## the main job on this machine, live: peace, flood, death, drain; ends with PASS or FAIL
 	bin/ms-lab demo
 
+.PHONY: compose-demo
+compose-demo: all ## the same in docker containers, with docker-compose; two minutes; nothing is left afterwards
+	bin/ms-lab compose
+
 .PHONY: bench-paper
 bench-paper: all ## the paper's Tables 2 to 5 and detection, side by side; N=1000 is the paper's number
 	bin/ms-lab paper $(if $(N),-n $(N))

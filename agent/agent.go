@@ -149,7 +149,30 @@ func (a *Agent) enrolment(ctx context.Context) (*enrolment, error) {
 			return kept, nil
 		}
 	}
-	return a.enrol(ctx, a.cfg.Token)
+	return a.enrolPatiently(ctx, a.cfg.Token)
+}
+
+// enrolAgain is the pause between two tries. Ours.
+const enrolAgain = time.Second
+
+// enrolPatiently enrols, and tries again for JoinWait while nobody has decided: a fleet that starts together with this
+// machine may not be there yet.
+func (a *Agent) enrolPatiently(ctx context.Context, token string) (*enrolment, error) {
+	until := a.sys.Now().Add(a.cfg.JoinWait)
+	for first := true; ; first = false {
+		e, err := a.enrol(ctx, token)
+		if err == nil || !undecided(err) || !a.sys.Now().Before(until) {
+			return e, err
+		}
+		if first {
+			a.log.Warn("not joined yet; trying again", "wait", a.cfg.JoinWait, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(enrolAgain):
+		}
+	}
 }
 
 // serve runs the parts until ctx is done or the machine fails, and waits for all of them.

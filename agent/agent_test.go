@@ -375,6 +375,34 @@ func TestEntryThatDoesNotReachTheSigningNode(t *testing.T) {
 	start(t, cfg, System{}) // the other entry enrols it
 }
 
+// TestJoinWaitOutlastsAFleetThatStarts: an agent that starts together with its fleet tries again, but not where somebody has said no.
+func TestJoinWaitOutlastsAFleetThatStarts(t *testing.T) {
+	f := newFleet(t, "fleet")
+	f.edge(false)
+	f.away = 1
+	cfg := testConfig(t)
+	cfg.Token, cfg.JoinWait = f.token().String(), time.Minute
+	asked := time.AfterFunc(300*time.Millisecond, func() { // it has asked once, mostly
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.away = 0
+	})
+	defer asked.Stop()
+	start(t, cfg, System{}) // up at last
+
+	other := testConfig(t)
+	other.Token, other.JoinWait = cfg.Token, time.Minute
+	a, err := New(other, System{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := a.Run(ctx); err == nil || !strings.Contains(err.Error(), "it was used already") || ctx.Err() != nil {
+		t.Errorf("a token that was used: got %v, %v, want the refusal at once", err, ctx.Err())
+	}
+}
+
 func TestProxyOfAnotherFleetIsNotTrusted(t *testing.T) {
 	f := newFleet(t, "fleet")
 	e := f.edge(false)

@@ -48,7 +48,8 @@ type Config struct {
 	LogLevel  string // debug, info, warn, error
 	LogFormat string // auto, text, json
 
-	Token string `json:"-"` // ms://join/…, for the first start
+	Token    string        `json:"-"` // ms://join/…, for the first start
+	JoinWait time.Duration `json:"-"` // how long joining is tried again while no entry answers
 }
 
 // ServiceConfig overrides settings for one service.

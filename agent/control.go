@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -27,6 +28,9 @@ func listenControl(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("socket %s: %w", path, ErrRunning)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		if errors.Is(err, syscall.EROFS) {
+			return nil, fmt.Errorf("directory of the control socket: %w; in compose.yaml add: tmpfs: [\"/run\"]", err)
+		}
 		return nil, fmt.Errorf("directory of the control socket: %w", err)
 	}
 	if fi, err := os.Lstat(path); err == nil {

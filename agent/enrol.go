@@ -83,6 +83,14 @@ func (a *Agent) askEntries(ctx context.Context, tok proto.Token, key ed25519.Pri
 	return nil, explainEnrol(errors.Join(errs...))
 }
 
+// undecided reports whether the same token may be good a moment later.
+func undecided(err error) bool {
+	if refused, ok := errors.AsType[*refusedError](err); ok {
+		return refused.later
+	}
+	return noAnswer(err)
+}
+
 // refusedError is the fleet's no; later: nobody decided, and the token is as good as before.
 type refusedError struct {
 	later  bool

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"migrationsensor/proto"
@@ -180,6 +181,9 @@ func saveKey(dir string, key ed25519.PrivateKey) error {
 // stateDir makes the directory and sees to it that nobody else can read it.
 func stateDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
+		if errors.Is(err, syscall.EROFS) {
+			return fmt.Errorf("state directory: %w; in compose.yaml add: volumes: [\"NAME:%s\"], with a volume of this machine's own", err, filepath.Dir(dir))
+		}
 		return fmt.Errorf("state directory: %w (run as root, or set state in the configuration to a directory of yours)", err)
 	}
 	if err := os.Chmod(dir, 0o700); err != nil {

@@ -22,14 +22,25 @@ type dialJob struct {
 
 // dialLocked looks for an edge that leads to the anchor.
 func (t *tether) dialLocked(ctx context.Context) {
-	cands, stagger := t.candidatesLocked()
+	cands, late := t.candidatesLocked()
 	jctx, cancel := context.WithCancel(ctx)
+	var silent proto.NodeID
+	if from := t.lost; from != nil && from.silent && t.firstLocked() == nil {
+		silent = from.cand.Node
+		jctx = link.Avoiding(jctx, silent) // who sends there does not know it yet; it is asked itself, too
+	}
+	briefly := len(cands) > 1 && t.failures.failures < silentTries
 	job := &dialJob{cancel: cancel, order: t.order, began: time.Now()}
 	job.up, job.down = t.countLocked()
 	t.dialing = job
 	t.wg.Go(func() {
 		defer cancel()
-		l, _, err := race(jctx, cands, stagger, func(ctx context.Context, c candidate) (*link.Link, error) {
+		l, _, err := race(jctx, cands, late, func(ctx context.Context, c candidate) (*link.Link, error) {
+			if c.Node == silent && briefly { // it may not hold up the round: the others may know more in the next
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, stagger)
+				defer cancel()
+			}
 			l, path, err := t.dialData(ctx, c, t.anchor)
 			t.heard(c.Node, err)
 			if err == nil {
@@ -143,13 +154,17 @@ func (t *tether) candidatesLocked() ([]candidate, time.Duration) {
 			}
 		}
 	}
-	if t.order != nil {
-		add(t.order.cands...)
-	}
 	stagger := stagger << min(t.failures.failures, maxPatience) // where all are slow, asking more of them makes it worse
 	from, silent := t.lost, t.fresh
 	if d := t.firstLocked(); d != nil {
 		from = &loss{d.cand, silent}
+	}
+	if t.order != nil {
+		for _, c := range t.order.cands {
+			if from == nil || !from.silent || c.Node != from.cand.Node { // it had its try
+				add(c)
+			}
+		}
 	}
 	all := t.enrolled().candidates(t.namedNow())
 	if from == nil {

@@ -92,6 +92,7 @@ var walls = []struct {
 	{"golang.org/x/net/bpf", "packet filters live in detect, synchecker and the lab", []string{"detect", "proxyd/synchecker", "examples/lab"}},
 	{"github.com/google/nftables", "nftables lives in firewall", []string{"proxyd/firewall"}},
 	{"github.com/alecthomas/kong", "kong lives in the commands", []string{"agent/cmd", "proxyd/cmd", "examples/lab/cmd"}},
+	{"github.com/compose-spec/compose-go", "compose-go is for a test only", nil},
 	{"github.com/lmittmann/tint", "tint lives in the commands", []string{"agent/cmd", "proxyd/cmd", "examples/lab/cmd"}},
 }
 

@@ -131,11 +131,11 @@ func attach(fd int, ifr *unix.Ifreq) error {
 func remedy(err error) string {
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return "mkdir -p /dev/net && mknod /dev/net/tun c 10 200; in docker: --device /dev/net/tun --cap-add NET_ADMIN"
+		return "mkdir -p /dev/net && mknod /dev/net/tun c 10 200; in compose.yaml add: devices: [\"/dev/net/tun:/dev/net/tun\"] and cap_add: [NET_ADMIN]"
 	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		return "the kernel has no TUN driver loaded: modprobe tun"
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		return "needs CAP_NET_ADMIN: run as root, or in docker: --cap-add NET_ADMIN --device /dev/net/tun"
+		return "needs CAP_NET_ADMIN: run as root; in compose.yaml add: cap_add: [NET_ADMIN] and devices: [\"/dev/net/tun:/dev/net/tun\"]"
 	case errors.Is(err, unix.EBUSY):
 		return "another process holds this device: stop it, or choose another device name"
 	default:

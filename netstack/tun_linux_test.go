@@ -16,7 +16,7 @@ func TestRemedyNamesTheCommand(t *testing.T) {
 		unix.ENOENT: "mknod /dev/net/tun c 10 200",
 		unix.ENODEV: "modprobe tun",
 		unix.EPERM:  "CAP_NET_ADMIN",
-		unix.EACCES: "--device /dev/net/tun",
+		unix.EACCES: `devices: ["/dev/net/tun:/dev/net/tun"]`,
 		unix.EBUSY:  "another process",
 	} {
 		if got := remedy(fmt.Errorf("open: %w", err)); !strings.Contains(got, want) {

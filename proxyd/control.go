@@ -29,6 +29,9 @@ const (
 // killed process left behind, and refuses one that answers.
 func ListenControl(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		if errors.Is(err, syscall.EROFS) {
+			return nil, fmt.Errorf("control socket: %w; in compose.yaml add: tmpfs: [\"/run\"]", err)
+		}
 		return nil, fmt.Errorf("control socket: %w; set `socket` to a file you may write", err)
 	}
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {

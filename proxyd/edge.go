@@ -31,7 +31,8 @@ type edge struct {
 	host     Host
 	self     proto.FleetNode
 	hidden   bool
-	ifname   string
+	ifname   atomic.Pointer[string] // of the public interface; see line
+	port     *movingPort
 	keys     *proto.Keyring
 	door     *door
 	acceptor *link.Acceptor
@@ -72,15 +73,14 @@ func newEdge(p *Proxy) (*edge, error) {
 	}
 	e := &edge{
 		p: p, log: p.log, host: p.host, self: self, hidden: self.Kind == "hidden",
-		keys: new(proto.Keyring), wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), ifname: p.cfg.Interface,
+		keys: new(proto.Keyring), wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 	}
 	p.state.FillKeyring(e.keys)
-	if e.ifname == "" {
-		var err error
-		if e.ifname, err = e.host.Interface(self.Public[0]); err != nil {
-			return nil, err
-		}
+	ifname, err := e.findLine()
+	if err != nil {
+		return nil, err
 	}
+	e.ifname.Store(&ifname)
 	th := p.cfg.Detector.Threshold
 	e.detector = detect.New(detect.Config{
 		Threshold: [detect.Kinds]float64{detect.All: th.All, detect.SYN: th.SYN, detect.ICMP: th.ICMP, detect.UDP: th.UDP},
@@ -120,7 +120,7 @@ func (l lazyPeers) Request(ctx context.Context, to proto.NodeID, m proto.Message
 // is the public interface.
 func (e *edge) allowed() []netip.Prefix {
 	allow := slices.Clone(e.p.cfg.Firewall.Allow)
-	if ifname, err := e.host.Interface(e.self.Backplane.Addr()); err == nil && ifname == e.ifname {
+	if ifname, err := e.host.Interface(e.self.Backplane.Addr()); err == nil && ifname == e.line() {
 		e.log.Warn("the backplane is the public interface: peers share the line that is attacked", "interface", ifname)
 		for _, n := range e.p.state.Doc().Nodes {
 			if n.ID != e.self.ID && n.Backplane.IsValid() {
@@ -136,10 +136,13 @@ func (e *edge) open(ctx context.Context) (undo func() error, err error) {
 	if e.firewall, err = e.host.Firewall(e.firewallConfig(e.p.state.Doc())); err != nil {
 		return nil, err
 	}
-	port, err := e.host.Port(e.ifname, synchecker.Filter{Addrs: e.self.Public, LinkPort: e.self.LinkPort})
+	e.port, err = newMovingPort(e.line(), func(ifname string) (synchecker.Port, error) {
+		return e.host.Port(ifname, synchecker.Filter{Addrs: e.self.Public, LinkPort: e.self.LinkPort})
+	})
 	if err != nil {
 		return nil, err
 	}
+	port := e.port
 	if e.checker, err = synchecker.New(synchecker.Config{
 		Port: port, Addrs: e.self.Public, LinkPort: e.self.LinkPort, Keys: e.keys, Node: e.self.ID,
 		Nonces: e.door.nonces, P: e.p.cfg.SYNChecker.P, SYNLimit: e.p.cfg.SYNChecker.SYNLimit,
@@ -147,7 +150,7 @@ func (e *edge) open(ctx context.Context) (undo func() error, err error) {
 	}); err != nil {
 		return nil, errors.Join(err, port.Close())
 	}
-	if e.counter, err = e.host.Counter(e.ifname); err != nil {
+	if e.counter, err = newMovingCounter(e.line, e.host.Counter); err != nil {
 		return nil, errors.Join(err, port.Close())
 	}
 	if undo, err = e.firewall.Open(); err != nil {
@@ -178,6 +181,7 @@ func (e *edge) start(ctx context.Context, g *errgroup.Group) {
 	part("states", e.loop)
 	part("anchor", e.anchor.Run)
 	part("firewall", e.firewall.Watch)
+	part("public interface", e.followLine)
 	if !e.hidden {
 		part("Packet Handler", e.packets.Run)
 	}
@@ -208,7 +212,7 @@ func (e *edge) plainServices(doc *proto.FleetDoc) (out []packethandler.Service) 
 
 func (e *edge) firewallConfig(doc *proto.FleetDoc) firewall.Config {
 	cfg := firewall.Config{
-		Interfaces: []string{e.ifname}, Addrs: e.self.Public, LinkPort: e.self.LinkPort,
+		Interfaces: []string{e.line()}, Addrs: e.self.Public, LinkPort: e.self.LinkPort,
 		Hidden: e.hidden, Allow: e.allowed(), Log: e.log,
 	}
 	admit := map[netip.AddrPort]bool{}

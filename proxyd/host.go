@@ -29,6 +29,8 @@ type Host interface {
 	Firewall(cfg firewall.Config) (Firewall, error)
 	// Interface finds the interface through which packets for addr arrive.
 	Interface(addr netip.Addr) (string, error)
+	// Links calls changed when an interface or an address may have come or gone, until ctx is done.
+	Links(ctx context.Context, changed func()) error
 	Now() time.Time
 }
 

@@ -24,13 +24,13 @@ func (e *edge) detect(ctx context.Context) error {
 		switch {
 		case errors.Is(err, detect.ErrGone):
 			if !gone {
-				e.log.Warn("interface gone: nothing is counted until it is back", "interface", e.ifname, "err", err)
+				e.log.Warn("interface gone: nothing is counted until it is back", "interface", e.line(), "err", err)
 			}
 		case err != nil:
 			return err
 		default:
 			if gone {
-				e.log.Info("interface back: packets are counted again", "interface", e.ifname)
+				e.log.Info("interface back: packets are counted again", "interface", e.line())
 			}
 			e.observe(e.detector.Observe(e.host.Now(), c))
 		}

@@ -42,6 +42,7 @@ type fakeHost struct {
 }
 
 func (h *fakeHost) Lock() (func() error, error)                { return func() error { return nil }, nil }
+func (h *fakeHost) Links(ctx context.Context, _ func()) error  { <-ctx.Done(); return nil }
 func (h *fakeHost) Interface(netip.Addr) (string, error)       { return "backplane0", nil }
 func (h *fakeHost) Counter(string) (detect.Counter, error)     { return h, nil }
 func (h *fakeHost) Firewall(firewall.Config) (Firewall, error) { return &h.fw, nil }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -90,8 +91,11 @@ func (h *host) setUp(l netlink.Link) error {
 	}
 	// What comes out of the TUN has a protected address as its source, and the way back depends on ports. Loose
 	// mode, for the TUN alone, does not rely on the kernel looking at those.
-	if err := os.WriteFile(filepath.Join("/proc/sys/net/ipv4/conf", h.cfg.Device, "rp_filter"), []byte("2"), 0); err != nil {
+	if err := os.WriteFile(filepath.Join(confDir, h.cfg.Device, "rp_filter"), []byte("2"), 0); err != nil {
 		h.log.Debug("reverse path filter left as it is", "device", h.cfg.Device, "err", err)
+		if strict(confDir, h.cfg.Device) {
+			h.log.Warn("a strict reverse path filter drops what comes out of the TUN; in compose.yaml add: sysctls: {net.ipv4.conf.all.rp_filter: \"2\"}", "device", h.cfg.Device, "err", err)
+		}
 	}
 	if h.cfg.Addr4.IsValid() {
 		if err := h.addAddr(l, h.cfg.Addr4, 0); err != nil {
@@ -112,6 +116,20 @@ func (h *host) setUp(l netlink.Link) error {
 		return fmt.Errorf("set %s up: %w", h.cfg.Device, err)
 	}
 	return nil
+}
+
+// confDir has the kernel's settings of each interface.
+const confDir = "/proc/sys/net/ipv4/conf"
+
+// strict reports whether the reverse path filter of an interface is strict: the higher of its own value and that of all counts.
+func strict(dir, device string) bool {
+	highest := ""
+	for _, name := range []string{"all", device} {
+		if b, err := os.ReadFile(filepath.Join(dir, name, "rp_filter")); err == nil {
+			highest = max(highest, strings.TrimSpace(string(b)))
+		}
+	}
+	return highest == "1"
 }
 
 func (h *host) addAddr(l netlink.Link, a netip.Addr, flags int) error {

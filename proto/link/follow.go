@@ -25,6 +25,17 @@ var ErrChase = errors.New("transferred in circles")
 // ErrClock is a clock too far off to be helped by the proxy's.
 var ErrClock = errors.New("this machine's clock is off")
 
+// ErrAvoided is a TRANSFER to the proxy that is to be avoided: who named it may know in a while that it is gone.
+var ErrAvoided = errors.New("sent to a proxy that says nothing")
+
+type avoidedKey struct{}
+
+// Avoiding has dials with the context follow no TRANSFER to a node: the caller just found that it says nothing, and whoever
+// sends there does not know yet. They end with ErrAvoided instead. Dialling the node itself is not hindered.
+func Avoiding(ctx context.Context, node proto.NodeID) context.Context {
+	return context.WithValue(ctx, avoidedKey{}, node)
+}
+
 // Follow opens a link, starting at the proxy t, and goes where sealed TRANSFERs send it: at most 3 of
 // them, never twice to the same node, except that an edge may name itself once, which admits the
 // client. It returns the proxies dialled too, the last one is the link's. A BUSY or RETRY ends it as
@@ -83,6 +94,12 @@ func (d *Dialer) follow(ctx context.Context, t proto.Target, e errand, told bool
 		}
 		if next = permitted(se.Reply.Targets, path); len(next) == 0 {
 			return nil, path, fmt.Errorf("%w: back to a proxy that was tried", ErrChase)
+		}
+		if node, ok := ctx.Value(avoidedKey{}).(proto.NodeID); ok {
+			next = slices.DeleteFunc(next, func(t proto.Target) bool { return t.Node == node })
+			if len(next) == 0 {
+				return nil, path, fmt.Errorf("%w: %s", ErrAvoided, node)
+			}
 		}
 		told = true
 	}

@@ -131,6 +131,23 @@ func TestFollowRules(t *testing.T) {
 	}
 }
 
+// Who was just found silent is not dialled because somebody else does not know it yet; its own address still is.
+func TestNoTransferToAnAvoidedNode(t *testing.T) {
+	f := newFleet(t, "lab")
+	creds, id := f.agent()
+	nodes := f.chain(2)
+	ctx := Avoiding(t.Context(), nodes[1].id)
+	d := &Dialer{Creds: creds, Knock: (&knocks{}).knock}
+	if _, path, err := d.Follow(ctx, nodes[0].target(id), proto.KindData); !errors.Is(err, ErrAvoided) || len(path) != 1 {
+		t.Errorf("got %d hops, %v; want none to the avoided node, %v", len(path), err, ErrAvoided)
+	}
+	l, _, err := d.Follow(ctx, nodes[1].target(id), proto.KindData)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+}
+
 func TestSecondTargetWhenTheFirstIsDead(t *testing.T) {
 	f := newFleet(t, "lab")
 	creds, id := f.agent()

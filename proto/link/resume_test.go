@@ -148,8 +148,20 @@ func TestResumedConn(t *testing.T) {
 	}
 }
 
-// keep keeps the agent's session alive until stop is closed: whenever its link ends it resumes on another road.
-func (r *roads) keep(l *road, stop chan struct{}, next func(try int) (up, down int64)) {
+// keep keeps the agent's session alive until stop is called: whenever its link ends it resumes on another road.
+func (r *roads) keep(l *road, next func(try int) (up, down int64)) (stop func()) {
+	quit, kept := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(kept)
+		r.resumeUntil(quit, l, next)
+	}()
+	return func() {
+		close(quit)
+		<-kept // no road is made after it
+	}
+}
+
+func (r *roads) resumeUntil(stop chan struct{}, l *road, next func(try int) (up, down int64)) {
 	for try := 0; ; try++ {
 		select {
 		case <-l.ended:
@@ -203,14 +215,12 @@ func TestCutAtEveryByte(t *testing.T) {
 					up, down = never, at
 				}
 				first := r.carry(r.agent.Ask(), up, down)
-				stop := make(chan struct{})
-				defer close(stop)
-				go r.keep(first, stop, func(try int) (int64, int64) {
+				defer r.keep(first, func(try int) (int64, int64) {
 					if try < 3 { // RESUME and its answer are cut too
 						return up/2 + int64(50*try), down/2 + int64(50*try)
 					}
 					return never, never
-				})
+				})()
 				client, err := r.agent.Open(t.Context(), "web")
 				if err != nil {
 					if r.agent.ID() != (proto.SessionID{}) {
@@ -262,13 +272,11 @@ func TestManyCutsInBulk(t *testing.T) {
 					defer r.close()
 					rnd := rand.New(rand.NewPCG(seed, 1))
 					first := r.carry(r.agent.Ask(), never, 1<<20)
-					stop := make(chan struct{})
-					defer close(stop)
 					var cuts atomic.Int32
-					go r.keep(first, stop, func(int) (int64, int64) {
+					defer r.keep(first, func(int) (int64, int64) {
 						cuts.Add(1)
 						return rnd.Int64N(200_000), rnd.Int64N(200_000)
-					})
+					})()
 					const size = 2 << 20
 					var wg sync.WaitGroup
 					for i := range 3 {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
 )
 
 // The files of a state directory.
@@ -35,6 +36,9 @@ type dir string
 // makeDir makes the directory, for its owner only.
 func makeDir(path string) (dir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
+		if errors.Is(err, syscall.EROFS) {
+			return "", fmt.Errorf("state: %w; in compose.yaml add: volumes: [\"NAME:%s\"], with a volume of this machine's own", err, filepath.Dir(path))
+		}
 		return "", fmt.Errorf("state: %w; set `state` to a directory you may write", err)
 	}
 	if err := os.Chmod(path, 0o700); err != nil {

@@ -50,6 +50,9 @@ func detach(ctx context.Context, cfg agent.Config, c *upCmd, out io.Writer) erro
 	if cfg.Token != "" {
 		args = append(args, "--token", "-")
 	}
+	if c.JoinWait > 0 {
+		args = append(args, "--join-wait", c.JoinWait.String())
+	}
 	if c.LogFile != "" {
 		args = append(args, "--log-file", c.LogFile)
 	}

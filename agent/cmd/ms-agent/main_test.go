@@ -59,6 +59,7 @@ func TestCommandLine(t *testing.T) {
 		{"token file missing", "", []string{"up", "--config", cfg, "--token", "/nonexistent/token"}, "token: open"},
 		{"no token on standard input", "hello\n", []string{"up", "--config", cfg, "--token", "-"}, "no line of it starts with ms://join/"},
 		{"token cut off", "ms://join/abc\n", []string{"up", "--config", cfg, "--token", "-"}, "truncated"},
+		{"a wait below nothing", "", []string{"up", "--config", cfg, "--join-wait=-1s"}, "--join-wait -1s"},
 		{"status of nobody", "", []string{"status", "--config", cfg}, "no agent is running"},
 		{"down of nobody", "", []string{"down", "--config", cfg}, "no agent is running"},
 	} {

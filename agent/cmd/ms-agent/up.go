@@ -22,12 +22,13 @@ import (
 const maxToken = 64 << 10
 
 type upCmd struct {
-	Config    string `default:"${config}" placeholder:"FILE" help:"Configuration (default ${config})."`
-	Token     string `placeholder:"FILE|-" help:"Enrol with the token in FILE, or from standard input. Needed the first time only."`
-	Detach    bool   `help:"Return when the agent is ready; it goes on in the background."`
-	JSONLog   bool   `name:"json-log" help:"Log as JSON, as --log-format=json."`
-	LogFormat string `enum:"auto,text,json," default:"" placeholder:"FORMAT" help:"auto, text or json."`
-	LogFile   string `placeholder:"FILE" help:"Append the log to FILE instead of standard error."`
+	Config    string        `default:"${config}" placeholder:"FILE" help:"Configuration (default ${config})."`
+	Token     string        `placeholder:"FILE|-" help:"Enrol with the token in FILE, or from standard input. Needed the first time only."`
+	JoinWait  time.Duration `default:"0s" placeholder:"TIME" help:"With --token: how long joining is tried again while no entry answers, for machines that start together with their fleet."`
+	Detach    bool          `help:"Return when the agent is ready; it goes on in the background."`
+	JSONLog   bool          `name:"json-log" help:"Log as JSON, as --log-format=json."`
+	LogFormat string        `enum:"auto,text,json," default:"" placeholder:"FORMAT" help:"auto, text or json."`
+	LogFile   string        `placeholder:"FILE" help:"Append the log to FILE instead of standard error."`
 }
 
 func (c *upCmd) Run(ctx context.Context, s *stdio) error {
@@ -38,6 +39,10 @@ func (c *upCmd) Run(ctx context.Context, s *stdio) error {
 	if cfg.Token, err = readToken(c.Token, s); err != nil {
 		return err
 	}
+	if c.JoinWait < 0 {
+		return fmt.Errorf("--join-wait %v: it can't be less than nothing", c.JoinWait)
+	}
+	cfg.JoinWait = c.JoinWait
 	if c.JSONLog {
 		c.LogFormat = "json"
 	}

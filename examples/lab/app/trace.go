@@ -48,3 +48,11 @@ func (t *Trace) Longest(from, to time.Time) (longest time.Duration, open bool) {
 
 // Stall is what is felt of the longest wait: it less the usual one.
 func Stall(longest, usual time.Duration) time.Duration { return max(0, longest-usual) }
+
+// Forget drops what arrived before a moment but for the last of it, so that a trace without an end does not grow.
+func (t *Trace) Forget(before time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	first, _ := slices.BinarySearchFunc(t.times, before, time.Time.Compare)
+	t.times = slices.Delete(t.times, 0, max(0, first-1))
+}

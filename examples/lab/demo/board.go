@@ -19,13 +19,14 @@ const (
 	phaseFlood   = "flood"
 	phaseReturn  = "return"
 	phaseKilled  = "killed"
+	phaseOrphan  = "p1-killed" // where the run kills the entry too
 	phaseDrained = "drained"
 	phaseHome    = "home"
 	phaseAfter   = "after"
 	phaseEnd     = "end"
 )
 
-var measured = []string{phasePeace, phaseFlood, phaseReturn, phaseKilled, phaseDrained, phaseHome, phaseAfter}
+var measured = []string{phasePeace, phaseFlood, phaseReturn, phaseKilled, phaseOrphan, phaseDrained, phaseHome, phaseAfter}
 
 // proxyView is a proxy on the screen.
 type proxyView struct {
@@ -73,6 +74,7 @@ type board struct {
 	marks   map[string]mark     // of what happens to the sessions, by kind
 	edgesAt map[string][]edgeAt // by system: where it was seen when
 	states  map[string][]stateAt
+	kinds   []string // of what happens to the sessions, in their order
 }
 
 type edgeAt struct {
@@ -87,7 +89,7 @@ type stateAt struct {
 
 func newBoard() *board {
 	now := time.Now()
-	return &board{where: "on this machine's kernel", began: now, since: now, phase: phaseStart, marks: map[string]mark{}, edgesAt: map[string][]edgeAt{}, states: map[string][]stateAt{}}
+	return &board{where: "on this machine's kernel", began: now, since: now, phase: phaseStart, marks: map[string]mark{}, edgesAt: map[string][]edgeAt{}, states: map[string][]stateAt{}, kinds: stallKinds}
 }
 
 // The screen shows the last 14 s of packets/s.
@@ -269,6 +271,7 @@ type snapshot struct {
 	Proxies          []proxyView
 	Clients          []clientLine
 	Lasting          []lastingLine
+	Kinds            []string          // of what happens to the sessions
 	Way              map[string]string // of the sessions from proxy to proxy, by kind
 	Events           []event
 }
@@ -292,7 +295,7 @@ type clientLine struct {
 func (b *board) snapshot() snapshot {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := snapshot{Where: b.where, At: time.Now(), Began: b.began, Since: b.since, Phase: b.phase, Title: b.title, Events: slices.Clone(b.events)}
+	s := snapshot{Where: b.where, At: time.Now(), Began: b.began, Since: b.since, Phase: b.phase, Title: b.title, Events: slices.Clone(b.events), Kinds: b.kinds}
 	for _, p := range b.proxies {
 		v := *p
 		v.History = slices.Clone(p.History)

@@ -31,6 +31,9 @@ type client struct {
 func (r *run) newClients() {
 	v4, v6 := lab.P1.Port(lab.WebPort)
 	mostly4 := []netip.AddrPort{v4, v4, v4, v6} // agents use both families
+	if r.opts.v4 {
+		mostly4 = mostly4[:3]
+	}
 	r.clients = map[string]*client{}
 	var views []*clientView
 	for _, c := range []client{
@@ -74,6 +77,14 @@ func (r *run) loop(ctx context.Context, system string) {
 			_ = sleep(ctx, r.opts.pause()) // the loop sees the end
 		}
 	})
+}
+
+// families are the addresses that the world has.
+func (r *run) families(v4, v6 netip.AddrPort) []netip.AddrPort {
+	if r.opts.v4 {
+		return []netip.AddrPort{v4}
+	}
+	return []netip.AddrPort{v4, v6}
 }
 
 // watch reads every status ten times a second and shows it on the board.
@@ -122,6 +133,9 @@ type scanned struct {
 func (r *run) scan(ctx context.Context, when string) error {
 	all := scanned{when: when}
 	for _, h := range hidden {
+		if r.opts.v4 && !h.target.Is4() {
+			continue
+		}
 		res, err := r.world.scan(ctx, h.target, h.unused)
 		if err != nil {
 			return fmt.Errorf("scan %s: %w", h.name, err)

@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,7 @@ import (
 // newRun is a run in a world, which is named for the figures and told to people.
 func newRun(o *Options, name, where string) *run {
 	r := &run{opts: o, board: newBoard(), where: name}
-	r.board.where = where
+	r.board.where, r.board.kinds = where, o.kinds()
 	for _, n := range nodes() {
 		r.board.proxies = append(r.board.proxies, &proxyView{Name: n.Name, Kind: n.Kind})
 	}
@@ -36,7 +37,7 @@ func (r *run) show(ctx context.Context, out *os.File) error {
 func (r *run) conclude(out io.Writer, played error) error {
 	file := r.report()
 	pass := file.Decide(played == nil)
-	name := filepath.Join(r.opts.Out, "demo.json")
+	name := filepath.Join(r.opts.Out, cmp.Or(r.opts.name, "demo")+".json")
 	if err := file.Write(name); err != nil {
 		return errors.Join(played, err)
 	}

@@ -19,3 +19,8 @@ func Connect(context.Context, Options, int, *os.File) error { return errNeedsLin
 
 // Fetch says that the kernel's world needs Linux.
 func Fetch(context.Context, string, func([]byte) error) (string, error) { return "", errNeedsLinux }
+
+// RunCompose says that the driver needs Linux.
+func RunCompose(context.Context, Options, string, *os.File) error {
+	return fmt.Errorf("make compose-demo runs on Linux; examples/compose/README.md says what to do by hand elsewhere: %w", errors.ErrUnsupported)
+}

@@ -8,8 +8,6 @@ import (
 	"net"
 	"net/http"
 
-	"golang.org/x/crypto/ssh"
-
 	"migrationsensor/examples/lab"
 	"migrationsensor/examples/lab/app"
 	"migrationsensor/examples/lab/fleet"
@@ -31,11 +29,12 @@ func (w *memoryWorld) beginDownload(s *sessions) error {
 	if err != nil {
 		return err
 	}
-	s.stream = fleet.NewStream()
+	stream := fleet.NewStream()
 	if w.light {
-		s.stream.Piece = 1 << 10
+		stream.Piece = 1 << 10
 	}
-	server, served := http.Server{Handler: s.stream}, make(chan struct{})
+	s.stream = stream
+	server, served := http.Server{Handler: stream}, make(chan struct{})
 	go func() {
 		defer close(served)
 		_ = server.Serve(l) // until it is closed
@@ -74,43 +73,25 @@ func (w *memoryWorld) beginSSH(ctx context.Context, s *sessions) error {
 	if err != nil {
 		return err
 	}
-	server, err := newSSHServer(l)
+	server, err := app.NewSSHServer(l, false)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	s.ends = append(s.ends, server.close)
+	s.ends = append(s.ends, server.Close)
 	to, _ := lab.P1.Port(lab.SSHPort)
 	c, err := w.Dial(ctx, "client", to)
 	if err != nil {
 		return fmt.Errorf("dial the ssh server: %w", err)
 	}
-	client, err := server.client(ctx, c, to.String())
+	client, err := server.Client(ctx, c, to.String())
 	if err != nil {
 		return errors.Join(fmt.Errorf("ssh: %w", err), c.Close())
 	}
 	s.ends = append(s.ends, func() { _ = client.Close() }) // it has ended, mostly
-	screen, wait, err := shell(client)
+	screen, wait, err := app.Shell(client)
 	if err != nil {
 		return fmt.Errorf("ssh: %w", err)
 	}
 	s.ssh(ctx, screen, wait)
 	return nil
-}
-
-// shell opens a session at a terminal; wait is for its end.
-func shell(c *ssh.Client) (screen io.ReadWriter, wait func() error, err error) {
-	session, err := c.NewSession()
-	if err != nil {
-		return nil, nil, err
-	}
-	in, inErr := session.StdinPipe()
-	out, outErr := session.StdoutPipe()
-	err = errors.Join(inErr, outErr, session.RequestPty("dumb", 24, 80, ssh.TerminalModes{ssh.ECHO: 1}))
-	if err == nil {
-		err = session.Shell()
-	}
-	return struct {
-		io.Reader
-		io.Writer
-	}{out, in}, session.Wait, err
 }

@@ -32,6 +32,10 @@ type Options struct {
 	Seed     uint64
 	Command  string // how it was started, for the figures
 
+	name      string // of the figures' file; empty is demo
+	v4        bool   // the world has no IPv6
+	entryDies bool   // P1 is killed too, after it has taken over from P2
+
 	lab   string // a program with ms-lab's commands; empty is this one
 	light bool   // for a test under the race detector: the same with little traffic
 }

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"sync"
 	"time"
 
 	"migrationsensor/examples/lab"
+	"migrationsensor/examples/lab/figures"
 	"migrationsensor/examples/lab/fleet"
 )
 
@@ -19,6 +19,7 @@ type run struct {
 	where string // the world's name in the figures
 	logs  string
 	open  func(ctx context.Context, say func(string, ...any)) (world, error)
+	more  func() []figures.Figure // the world's own, at the end; may be nil
 
 	world   world // what open returned
 	clients map[string]*client
@@ -54,7 +55,7 @@ func (r *run) play(ctx context.Context) (err error) {
 	r.loops.Go(func() { r.watch(ctx) })
 	defer func() { err = errors.Join(err, r.endSessions()) }()
 	for _, step := range []func(context.Context) error{
-		r.prepare, r.begin, r.peace, r.flood, r.comeBack, r.killed, r.drained, r.home, r.after,
+		r.prepare, r.begin, r.peace, r.flood, r.comeBack, r.killed, r.orphaned, r.drained, r.home, r.after,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -118,7 +119,7 @@ func (r *run) unprotected(ctx context.Context) error {
 		return err
 	}
 	for range 5 {
-		for _, at := range []netip.AddrPort{v4, v6} {
+		for _, at := range r.families(v4, v6) {
 			if s := r.world.fetch(ctx, "client", at); !s.OK() {
 				return fmt.Errorf("fetch from the unprotected site %s: %s", at, s.Err)
 			}

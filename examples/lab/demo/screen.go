@@ -55,7 +55,7 @@ func draw(n snapshot) string {
 
 func phaseStyle(phase string) lipgloss.Style {
 	switch phase {
-	case phaseFlood, phaseKilled:
+	case phaseFlood, phaseKilled, phaseOrphan:
 		return bad
 	case phaseReturn, phaseDrained, phaseHome:
 		return warm
@@ -124,14 +124,14 @@ const visible = 100 * time.Millisecond
 func lastingText(n snapshot) string {
 	var s strings.Builder
 	head, way := fmt.Sprintf("%-10s %9s", "stall, ms", "arrivals"), fmt.Sprintf("%-10s %9s", "", "by way of")
-	for _, kind := range stallKinds {
+	for _, kind := range n.Kinds {
 		head += fmt.Sprintf(" %8s", kind)
 		way += fmt.Sprintf(" %8s", n.Way[kind])
 	}
 	fmt.Fprintf(&s, "\n  %s\n  %s\n", faint.Render(head), way)
 	for _, l := range n.Lasting {
 		fmt.Fprintf(&s, "  %-10s %9d", l.Name, l.Arrived)
-		for _, kind := range stallKinds {
+		for _, kind := range n.Kinds {
 			text := ""
 			if d, ok := l.Stalls[kind]; ok {
 				text = fmt.Sprintf("%.0f", d.Seconds()*1000)

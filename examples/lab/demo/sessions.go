@@ -26,8 +26,8 @@ type sessions struct {
 	noSSH  string // why there is no ssh, in words
 	typist *app.Typist
 	reader *app.Reader
-	stream *app.Stream // what serves the download
-	ends   []func()    // of programs and servers that are still there at the end, the last first
+	stream finisher // what serves the download
+	ends   []func() // of programs and servers that are still there at the end, the last first
 
 	screen   io.ReadWriter      // the ssh's
 	stop     context.CancelFunc // the typing
@@ -37,6 +37,11 @@ type sessions struct {
 	served, got         [sha256.Size]byte
 	servedN, gotN       int64
 	sshErr, downloadErr error // how they ended
+}
+
+// finisher ends a download that was begun and says what was served of it: *app.Stream, where it runs in this process.
+type finisher interface {
+	Finish(name string, limit time.Duration) (digest [sha256.Size]byte, n int64, err error)
 }
 
 // download runs a program that writes what it gets to reader, until the origin ends it.

@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"slices"
 	"time"
 
 	"migrationsensor/examples/lab/app"
@@ -13,9 +14,17 @@ type mark struct{ from, to time.Time }
 
 // What a session that lives through the run may feel, in milliseconds: it is the demo's to show that it lives, and the bench's
 // (make bench-migrate) to measure. A flood shares this machine's processors with everything else. Peace is there to compare.
-var stallLimit = map[string]float64{phaseFlood: 3000, phaseKilled: 3000, phaseDrained: 1000, phaseHome: 1000}
+var stallLimit = map[string]float64{phaseFlood: 3000, phaseKilled: 3000, phaseOrphan: 3000, phaseDrained: 1000, phaseHome: 1000}
 
 var stallKinds = []string{phasePeace, phaseFlood, phaseKilled, phaseDrained, phaseHome}
+
+// kinds are what happens to the sessions in this run.
+func (o *Options) kinds() []string {
+	if !o.entryDies {
+		return stallKinds
+	}
+	return slices.Insert(slices.Clone(stallKinds), slices.Index(stallKinds, phaseDrained), phaseOrphan)
+}
 
 // goesOn is the goal of a session that stands still.
 const goesOn = "it goes on"
@@ -42,7 +51,7 @@ func (r *run) sessionFigures() (fs []figures.Figure) {
 		keys = &l.typist.Trace
 	}
 	marks := r.board.marksNow()
-	fs = append(felt("ssh", keys, typing, marks, l.noSSH), felt("download", reads, fleet.StreamEvery, marks, "")...)
+	fs = append(felt(r.opts.kinds(), "ssh", keys, typing, marks, l.noSSH), felt(r.opts.kinds(), "download", reads, fleet.StreamEvery, marks, "")...)
 	if l.noSSH == "" {
 		fs = append(fs, l.sshFigure())
 	}
@@ -50,8 +59,8 @@ func (r *run) sessionFigures() (fs []figures.Figure) {
 }
 
 // felt are the stalls of one session.
-func felt(name string, t *app.Trace, usual time.Duration, marks map[string]mark, skipped string) (fs []figures.Figure) {
-	for _, kind := range stallKinds {
+func felt(kinds []string, name string, t *app.Trace, usual time.Duration, marks map[string]mark, skipped string) (fs []figures.Figure) {
+	for _, kind := range kinds {
 		f := figures.Times("stall", "ms", "", nil)
 		m := marks[kind]
 		limit, limited := stallLimit[kind]

@@ -12,8 +12,10 @@ import (
 const apart = 500 * time.Millisecond
 
 // killed kills the proxy that serves the client, as a machine dies that nobody has warned, and starts it again.
-func (r *run) killed(ctx context.Context) error {
-	return r.away(ctx, phaseKilled, "death: %s, which serves the ssh session, is killed", func(name string) error {
+func (r *run) killed(ctx context.Context) error { return r.kill(ctx, phaseKilled) }
+
+func (r *run) kill(ctx context.Context, phase string) error {
+	return r.away(ctx, phase, "death: %s, which serves the ssh session, is killed", func(name string) error {
 		return r.world.Kill(name)
 	}, func(name string) error {
 		r.board.say("%s is started again", name)
@@ -22,6 +24,15 @@ func (r *run) killed(ctx context.Context) error {
 		}
 		return r.peers(ctx)
 	})
+}
+
+// orphaned kills the next one too, which is the first entry, if the run wants that: its agents have nobody left to be told by, but
+// the other entry.
+func (r *run) orphaned(ctx context.Context) error {
+	if !r.opts.entryDies {
+		return nil
+	}
+	return r.kill(ctx, phaseOrphan)
 }
 
 // drained drains the proxy that serves the client, as before maintenance, and puts it back into service.

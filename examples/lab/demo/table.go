@@ -11,8 +11,12 @@ import (
 // table prints a run for people: a line for each client and phase, what the sessions felt, then what had to hold.
 func table(w io.Writer, file *figures.File, b *board) error {
 	var s strings.Builder
-	fmt.Fprintf(&s, "%-14s %-7s %7s %10s %10s %11s %9s %11s %9s\n",
-		"client", "when", "fetches", "connected", "whole", "connect p50", "p95", "760 KB p50", "p95")
+	wide := 7 // of the phases' names
+	for _, kind := range b.kinds {
+		wide = max(wide, len(kind))
+	}
+	fmt.Fprintf(&s, "%-14s %-*s %7s %10s %10s %11s %9s %11s %9s\n",
+		"client", wide, "when", "fetches", "connected", "whole", "connect p50", "p95", "760 KB p50", "p95")
 	for _, c := range b.clients {
 		for _, when := range measured {
 			of := func(id string) figures.Figure { return find(file, id, c.System, when) }
@@ -21,7 +25,7 @@ func table(w io.Writer, file *figures.File, b *board) error {
 				continue
 			}
 			connect, download := of("connect"), of("download_760k")
-			line := fmt.Sprintf("%-14s %-7s %7d %10s %10s %11s %9s %11s %9s", c.Name, when, n,
+			line := fmt.Sprintf("%-14s %-*s %7d %10s %10s %11s %9s %11s %9s", c.Name, wide, when, n,
 				of("success.connect").Text(), of("success.download").Text(),
 				connect.Text(), connect.P95Text(), download.Text(), download.P95Text())
 			s.WriteString(strings.TrimRight(line, " ") + "\n")
@@ -41,7 +45,7 @@ func table(w io.Writer, file *figures.File, b *board) error {
 // stalls prints by way of whom the sessions went in each phase, and the longest wait that each of them felt there.
 func stalls(s *strings.Builder, file *figures.File, n snapshot) {
 	head, way := fmt.Sprintf("\n%-14s", "longest stall"), fmt.Sprintf("%-14s", "by way of")
-	for _, kind := range stallKinds {
+	for _, kind := range n.Kinds {
 		head += fmt.Sprintf(" %12s", kind)
 		way += fmt.Sprintf(" %12s", n.Way[kind])
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"migrationsensor/examples/lab/frame"
+	"migrationsensor/examples/lab/kernel"
 )
 
 // The caps: what two cores can carry beside everything else, and long enough for every scenario.
@@ -22,9 +23,8 @@ const (
 // ErrRefused says that the tool was asked for something outside the lab.
 var ErrRefused = errors.New("refused")
 
-// Ours are the ranges that the lab's addresses come from (RFC 2544, RFC 5180). Nobody on the
-// internet has them.
-var Ours = []netip.Prefix{netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("2001:2::/48")}
+// Ours are the ranges that the lab's addresses come from.
+var Ours = kernel.Ours
 
 // Kind is what the flood consists of.
 type Kind string
@@ -41,6 +41,7 @@ type Config struct {
 	Kind    Kind
 	Target  netip.AddrPort
 	Sources netip.Prefix // packets come from random addresses of it; one address = fixed
+	Ports   int          // and from so many random ports, 0 = all of them: who tracks connections on the way remembers each pair
 	Rate    int          // packets per second
 	Time    time.Duration
 	Count   int // packets at most, 0 = as many as Rate and Time give
@@ -82,6 +83,9 @@ func (c Config) Check() error {
 	}
 	if c.Time <= 0 || c.Time > MaxTime {
 		return fmt.Errorf("%w: time %v: use up to %v", ErrRefused, c.Time, MaxTime)
+	}
+	if c.Ports < 0 || c.Ports > allPorts {
+		return fmt.Errorf("%w: %d source ports: use 1 to %d, or 0 for all", ErrRefused, c.Ports, allPorts)
 	}
 	if c.Size < 0 || c.Size > 1400 {
 		return fmt.Errorf("%w: size %d: use 0 to 1400 bytes", ErrRefused, c.Size)

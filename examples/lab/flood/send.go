@@ -1,11 +1,11 @@
 package flood
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"math/rand/v2"
 	"net"
-	"net/netip"
 	"time"
 
 	"migrationsensor/examples/lab/frame"
@@ -46,7 +46,7 @@ func send(ctx context.Context, c Config, t frame.Packet, port Sender, nap func()
 			continue
 		}
 		for _, f := range batch[:n] {
-			vary(f, c.Sources, random)
+			vary(f, c, random)
 		}
 		sent, sendErr := port.Send(batch[:n])
 		if sendErr != nil {
@@ -67,16 +67,23 @@ func send(ctx context.Context, c Config, t frame.Packet, port Sender, nap func()
 	return r, err
 }
 
+// The source ports of a flood: all that are not reserved.
+const (
+	firstPort = 1024
+	allPorts  = 65536 - firstPort
+)
+
 // vary gives a frame another source, port and sequence number.
-func vary(f []byte, sources netip.Prefix, random *rand.Rand) {
+func vary(f []byte, c Config, random *rand.Rand) {
 	v, _ := frame.Look(f)
-	randomize(v.Src, sources.Bits(), random)
+	randomize(v.Src, c.Sources.Bits(), random)
+	port := uint16(firstPort + random.IntN(cmp.Or(c.Ports, allPorts)))
 	switch v.Proto {
 	case frame.TCP:
-		binary.BigEndian.PutUint16(v.Segment, uint16(1024+random.IntN(64512)))
+		binary.BigEndian.PutUint16(v.Segment, port)
 		binary.BigEndian.PutUint32(v.Segment[4:], random.Uint32())
 	case frame.UDP:
-		binary.BigEndian.PutUint16(v.Segment, uint16(1024+random.IntN(64512)))
+		binary.BigEndian.PutUint16(v.Segment, port)
 	default:
 		binary.BigEndian.PutUint32(v.Segment[4:], random.Uint32())
 	}

@@ -68,18 +68,43 @@ func OpenPort(dst netip.Addr, receive bool) (*Port, error) {
 	return p, nil
 }
 
-// neighbour finds the next hop's hardware address. The lab's neighbours are permanent.
+// resolveLimit is how long the kernel may ask for a neighbour.
+const resolveLimit = 2 * time.Second
+
+// neighbour finds the next hop's hardware address. The neighbours of the lab in namespaces are permanent; in a container the kernel
+// is made to ask for them.
 func neighbour(link netlink.Link, hop netip.Addr) (net.HardwareAddr, error) {
-	all, err := netlink.NeighList(link.Attrs().Index, netlink.FAMILY_ALL)
-	if err != nil {
-		return nil, fmt.Errorf("neighbours: %w", err)
-	}
-	for _, n := range all {
-		if a, ok := netip.AddrFromSlice(n.IP); ok && a.Unmap() == hop && len(n.HardwareAddr) == 6 {
-			return n.HardwareAddr, nil
+	until := time.Now().Add(resolveLimit)
+	for asked := false; ; asked = true {
+		all, err := netlink.NeighList(link.Attrs().Index, netlink.FAMILY_ALL)
+		if err != nil {
+			return nil, fmt.Errorf("neighbours: %w", err)
 		}
+		for _, n := range all {
+			if a, ok := netip.AddrFromSlice(n.IP); ok && a.Unmap() == hop && len(n.HardwareAddr) == 6 {
+				return n.HardwareAddr, nil
+			}
+		}
+		if time.Now().After(until) {
+			return nil, fmt.Errorf("the hardware address of the next hop %s is not known on %s", hop, link.Attrs().Name)
+		}
+		if !asked {
+			if err := provoke(hop); err != nil {
+				return nil, err
+			}
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
-	return nil, fmt.Errorf("the hardware address of the next hop %s is not known on %s", hop, link.Attrs().Name)
+}
+
+// provoke sends the neighbour a packet that it throws away (the discard port), so that the kernel looks for it.
+func provoke(hop netip.Addr) error {
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(hop, 9)))
+	if err != nil {
+		return fmt.Errorf("look for the next hop %s: %w", hop, err)
+	}
+	_, err = c.Write([]byte{0})
+	return errors.Join(err, c.Close())
 }
 
 // Send sends up to Batch frames with one system call and says how many went out.

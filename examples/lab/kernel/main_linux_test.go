@@ -2,10 +2,13 @@ package kernel
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/vishvananda/netlink"
 )
 
 var noSandbox error
@@ -48,6 +51,41 @@ func TestNamespaceIsMarkedAndTheSandboxIsNot(t *testing.T) {
 	}
 	if out, err := n.Output(t.Context(), "cat", "/proc/sys/net/ipv4/ip_forward"); err != nil || strings.TrimSpace(out) != "0" {
 		t.Errorf("a child sees ip_forward %q (%v), want 0 whatever the host has", out, err)
+	}
+}
+
+// TestContainerWithOurAddressesIsInside: it has no mark, and nothing in it leads to the outside.
+func TestContainerWithOurAddressesIsInside(t *testing.T) {
+	if noSandbox != nil {
+		t.Skip(noSandbox)
+	}
+	n, err := NewNamespace("x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	unmark := func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetAlias(lo, "no mark")
+	}
+	if err := n.Do(unmark); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		address string
+		inside  bool
+	}{{"", false}, {"198.18.9.1/32", true}, {"2001:2:0:9::1/128", true}, {"192.0.2.1/32", false}} {
+		if tt.address != "" {
+			if err := n.Up("lo", netip.MustParsePrefix(tt.address)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := n.Do(CheckInside); (err == nil) != tt.inside {
+			t.Errorf("with %q besides: got %v, want inside %v", tt.address, err, tt.inside)
+		}
 	}
 }
 

@@ -7,9 +7,11 @@ import (
 	"io/fs"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -177,13 +179,31 @@ func (n *Namespace) Listen(network, address string) (l net.Listener, err error) 
 	return l, err
 }
 
-// CheckInside returns ErrOutside unless the calling thread is in a namespace that the lab made.
+// CheckInside returns ErrOutside unless the calling thread is in a namespace that the lab made, or in a container of its own kind:
+// one all of whose interfaces are out of ranges that nobody on the internet has.
 func CheckInside() error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrOutside, err)
 	}
-	if !strings.HasPrefix(lo.Attrs().Alias, mark) {
+	if strings.HasPrefix(lo.Attrs().Alias, mark) {
+		return nil
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrOutside, err)
+	}
+	ours := 0
+	for _, a := range addrs {
+		ip, _ := netip.AddrFromSlice(a.IP)
+		switch ip = ip.Unmap(); {
+		case slices.ContainsFunc(Ours, func(p netip.Prefix) bool { return p.Contains(ip) }):
+			ours++
+		case !ip.IsLoopback() && !ip.IsLinkLocalUnicast():
+			return ErrOutside
+		}
+	}
+	if ours == 0 {
 		return ErrOutside
 	}
 	return nil

@@ -151,6 +151,12 @@ func (m *machine) Dial(ctx context.Context, network, addr string) (net.Conn, err
 	return c, nil
 }
 
+// Links implements proxyd.Host: a machine's interfaces stay.
+func (m *machine) Links(ctx context.Context, _ func()) error {
+	<-ctx.Done()
+	return nil
+}
+
 func (m *machine) Interface(a netip.Addr) (string, error) {
 	if i := m.proc.Host().InterfaceOf(a); i != nil {
 		return i.Name(), nil

@@ -28,5 +28,6 @@ func capable() error {
 		return nil
 	}
 	caps := strings.Join(missing, " ")
-	return errors.New("an edge needs " + caps + ": run it as root, or with AmbientCapabilities=" + caps + " in its systemd unit, or cap_add in its container")
+	compose := "cap_add: [" + strings.ReplaceAll(strings.Join(missing, ", "), "CAP_", "") + "]"
+	return errors.New("an edge needs " + caps + ": run it as root, or with AmbientCapabilities=" + caps + " in its systemd unit, or with this line in compose.yaml: " + compose)
 }

@@ -159,6 +159,52 @@ func (m *machine) waitRunning(ended <-chan error) {
 	m.t.Fatal("run does not open its control socket")
 }
 
+// TestRunJoinsFirst: a node that starts with its token, and before the signing node, joins once. What keeps it from running afterwards
+// is that no interface has its address, or a right that is missing.
+func TestRunJoinsFirst(t *testing.T) {
+	m := newMachine(t)
+	m.must("its signing node", "init", "-c", "@sign.toml")
+	m.must("for role edge in ", "token", "create", "-c", "@sign.toml", "--role", "edge", "--node", "p1", "--out", "@p1.token")
+	m.refused("give both, or none", "run", "-c", "@p1.toml", "--as", "p1")
+	m.refused("give both, or none", "run", "-c", "@p1.toml", "--token", "@p1.token")
+	m.refused("--join-wait -1s", "run", "-c", "@p1.toml", "--as", "p1", "--token", "@p1.token", "--join-wait=-1s")
+	m.refused("the signing node cannot be reached", "run", "-c", "@p1.toml", "--as", "p1", "--token", "@p1.token", "--join-wait", "0s")
+	m.refused(`this token is for node "p1", not for "p2"`, "run", "-c", "@p1.toml", "--as", "p2", "--token", "@p1.token")
+
+	type result struct {
+		out string
+		err error
+	}
+	node, signer := make(chan result, 1), make(chan error, 1)
+	go func() {
+		out, err := m.do("", "run", "-c", m.path("p1.toml"), "--as", "p1", "--token", m.path("p1.token"))
+		node <- result{out, err}
+	}()
+	go func() { _, err := m.do("", "run", "--config", m.path("sign.toml")); signer <- err }()
+	m.waitRunning(signer)
+	unable := func(r result) {
+		t.Helper()
+		if r.err == nil || !strings.Contains(r.err.Error(), "no interface has the address 198.18.0.1") && !strings.Contains(r.err.Error(), "an edge needs CAP_") {
+			t.Errorf("run ended with %v, want the reason why it can't run\n%s", r.err, r.out)
+		}
+	}
+	first := <-node
+	unable(first)
+	if n := strings.Count(first.out, `"joined"`); n != 1 {
+		t.Errorf("it joined %d times, want once:\n%s", n, first.out)
+	}
+	m.refused(`this machine has joined as "p1"`, "run", "-c", "@p1.toml", "--as", "p2", "--token", "@p1.token")
+	out, err := m.do("", "run", "-c", m.path("p1.toml"), "--as", "p1", "--token", m.path("p1.token"))
+	unable(result{out, err})
+	if strings.Contains(out, `"joined"`) {
+		t.Errorf("it joined again:\n%s", out)
+	}
+	m.must("", "down", "-c", "@sign.toml")
+	if err := <-signer; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestCommandLineMistakes(t *testing.T) {
 	m := newMachine(t)
 	m.write("bad.toml", "fleet = \"x\"\nsevice = 3\n")

@@ -3,24 +3,36 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"os"
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
 	"migrationsensor/proxyd"
 	"migrationsensor/proxyd/fleet"
 )
 
-type runCmd struct{}
+type runCmd struct {
+	As       string        `help:"With --token: which declared node this machine is." placeholder:"NODE"`
+	Token    string        `help:"Join first, with the token in this file, if this machine is in no fleet yet." placeholder:"FILE"`
+	JoinWait time.Duration `help:"With --token: how long joining is tried again while the signing node does not answer." default:"30s" placeholder:"TIME"`
+}
 
-func (runCmd) Example() string { return "  proxyd run\n  proxyd run --config p1.toml\n" }
+func (runCmd) Example() string {
+	return "  proxyd run\n  proxyd run --config p1.toml\n  proxyd run --as p1 --token p1.token      joins the first time, as in a container\n"
+}
 
 // Run serves until a signal or proxyd down.
 func (c *runCmd) Run(e *env) error {
 	cfg, err := e.config()
 	if err != nil {
+		return err
+	}
+	if err := c.join(e, cfg); err != nil {
 		return err
 	}
 	if _, err := ready(cfg); err != nil {
@@ -35,6 +47,46 @@ func (c *runCmd) Run(e *env) error {
 	}
 	defer hurry(p)()
 	return p.Run(e.ctx)
+}
+
+// joinAgain is the pause between two tries to join. Ours.
+const joinAgain = 500 * time.Millisecond
+
+// join joins a machine that is in no fleet yet. A signing node that starts at the same time may not answer at once.
+func (c *runCmd) join(e *env, cfg proxyd.Config) error {
+	switch {
+	case c.Token == "" && c.As == "":
+		return nil
+	case c.Token == "" || c.As == "":
+		return errors.New("--token FILE says with what to join, --as NODE as whom: give both, or none on a machine that has joined")
+	case c.JoinWait < 0:
+		return fmt.Errorf("--join-wait %v: it can't be less than nothing", c.JoinWait)
+	}
+	if st, err := fleet.OpenState(cfg.State, nil); !errors.Is(err, fleet.ErrNotJoined) {
+		if err == nil && st.Node().Name != c.As {
+			return fmt.Errorf("--as %s, but this machine has joined as %q (state in %s): name that one, or another state", c.As, st.Node().Name, cfg.State)
+		}
+		return nil // ready tells what else is wrong
+	}
+	log, until := logger(e.stderr, cfg.LogLevel), time.Now().Add(c.JoinWait)
+	for first := true; ; first = false {
+		err := (&joinCmd{As: c.As, Token: c.Token}).Run(&env{e.ctx, e.stdin, io.Discard, e.stderr, e.cli})
+		if err == nil {
+			log.Info("joined", "node", c.As)
+			return nil
+		}
+		if network := (*net.OpError)(nil); !errors.As(err, &network) || !time.Now().Before(until) {
+			return err
+		}
+		if first {
+			log.Warn("the signing node does not answer yet; trying again", "wait", c.JoinWait, "err", err)
+		}
+		select {
+		case <-e.ctx.Done():
+			return err
+		case <-time.After(joinAgain):
+		}
+	}
 }
 
 // hurry makes a second signal stop p at once, but in order: what is on the host is undone. A third kills.

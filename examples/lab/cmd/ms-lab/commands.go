@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -96,6 +97,27 @@ func (c *demoCmd) play(run func(demo.Options) error) error {
 	return run(o)
 }
 
+type composeCmd struct {
+	Dir   string        `default:"examples/compose" placeholder:"DIR" help:"Where compose.yaml is (default ${default})."`
+	Out   string        `default:"out" placeholder:"DIR" help:"Where figures and logs go (default ${default})."`
+	Kind  string        `default:"syn" enum:"syn,icmp,udp" help:"What the flood consists of: syn, icmp or udp (default ${default})."`
+	Peace time.Duration `help:"How long peace lasts before the flood (default 8s, quick 4s)."`
+	Flood time.Duration `help:"How long the flood lasts (default 15s, quick 8s)."`
+	After time.Duration `help:"How long peace lasts afterwards (default 5s, quick 3s)."`
+}
+
+func (c *composeCmd) Run(ctx context.Context) error {
+	o := demo.Options{
+		Out: c.Out, Kind: flood.Kind(c.Kind), Rate: 5000, Attacker: "own", Quiet: 5 * time.Second, Suspend: 5 * time.Second,
+		Peace: 8 * time.Second, Flood: 15 * time.Second, After: 5 * time.Second, Move: 4 * time.Second, Command: "make compose-demo",
+	}
+	if os.Getenv("BENCH") == "quick" {
+		o.Peace, o.Flood, o.After, o.Move, o.Command = 4*time.Second, 8*time.Second, 3*time.Second, 2*time.Second, "BENCH=quick make compose-demo"
+	}
+	o.Peace, o.Flood, o.After = cmp.Or(c.Peace, o.Peace), cmp.Or(c.Flood, o.Flood), cmp.Or(c.After, o.After)
+	return demo.RunCompose(ctx, o, c.Dir, os.Stdout)
+}
+
 type connectCmd struct {
 	worldFlags
 	N int `short:"n" help:"Fetches of each system (default 200, quick 20)."`
@@ -124,6 +146,7 @@ type floodCmd struct {
 	Count   int           `help:"Packets at most; 0 is no limit."`
 	Size    int           `help:"Payload bytes of ICMP and UDP."`
 	Sources string        `placeholder:"PREFIX" help:"Random sources come from it; one address is a fixed source."`
+	Ports   int           `help:"So many source ports; 0 is all."`
 	Seed    uint64        `help:"Chooses sources and ports; 0 takes others each time."`
 	JSON    bool          `help:"Print the result as JSON."`
 }
@@ -146,7 +169,7 @@ func (c *floodCmd) Run(ctx context.Context) error {
 		c.Seed = rand.Uint64()
 	}
 	r, err := flood.Run(ctx, flood.Config{
-		Kind: flood.Kind(c.Kind), Target: target, Sources: sources, Rate: c.Rate, Time: c.Time, Count: c.Count, Size: c.Size, Seed: c.Seed,
+		Kind: flood.Kind(c.Kind), Target: target, Sources: sources, Rate: c.Rate, Time: c.Time, Count: c.Count, Size: c.Size, Ports: c.Ports, Seed: c.Seed,
 	})
 	if err != nil {
 		return err

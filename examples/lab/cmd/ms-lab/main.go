@@ -20,7 +20,7 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	// A second signal kills; within a second it is the same one, sent on by the sandbox's outer half.
 	context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, stop) })
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
@@ -44,12 +44,15 @@ func exitStatus(err error) int {
 
 type cli struct {
 	Demo    demoCmd          `cmd:"" help:"Play the scenario live: peace, flood, death, drain, peace. Exit status 0 is PASS."`
+	Compose composeCmd       `cmd:"" help:"Play the scenario in the containers of examples/compose. Exit status 0 is PASS."`
 	Paper   paperCmd         `cmd:"" help:"Measure the paper's tables side by side. Exit status 0 is PASS, 3 is slow: only goals of time were missed."`
 	Connect connectCmd       `cmd:"" help:"Measure connect and 760 KB through MS against the plain proxy, interleaved."`
 	Migrate migrateCmd       `cmd:"" help:"Measure what a connection feels of a move. Exit status 0 is PASS, 3 is slow: only goals of time were missed."`
 	Flood   floodCmd         `cmd:"" help:"Flood an address of the lab, from within the lab only."`
 	Scan    scanCmd          `cmd:"" help:"Look for a hidden proxy from within the lab, and compare with an unused address."`
 	Fetch   fetchCmd         `cmd:"" hidden:"" help:"Fetch a URL as curl does, for machines without curl."`
+	SSH     sshCmd           `cmd:"" name:"ssh" hidden:"" help:"Log in to the demo's ssh server, which echoes what is typed."`
+	Inside  containerCmd     `cmd:"" name:"container" hidden:"" help:"What the containers of examples/compose run."`
 	Dial    dialCmd          `cmd:"" hidden:"" help:"Connect and pass the connection to ssh, for its ProxyCommand with ProxyUseFdpass."`
 	Proxy   paperProxyCmd    `cmd:"" hidden:"" name:"paper-proxy" help:"One role of the proxy of the paper, made anew."`
 	Crowd   crowdCmd         `cmd:"" hidden:"" help:"Many agents in one process, told what to do on standard input (net/rpc)."`
@@ -64,6 +67,7 @@ Example:
   ms-lab demo                       # the main job, live
   ms-lab demo --rate 20000 --rtt 50ms
   ms-lab demo --world memory        # without rights, on every system
+  ms-lab compose                    # the same in containers
   ms-lab paper                      # the paper's tables, side by side
   ms-lab migrate                    # what a connection feels of a move
   ms-lab connect                    # what a connection costs`

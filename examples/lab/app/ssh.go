@@ -1,4 +1,4 @@
-package demo
+package app
 
 import (
 	"bytes"
@@ -6,17 +6,16 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
-
-	"migrationsensor/examples/lab/app"
 )
 
-// sshServer is an ssh server with one kind of session: a terminal that echoes what is typed, as a kernel's does, until Ctrl-D.
-type sshServer struct {
+// SSHServer is an ssh server with one kind of session: a terminal that echoes what is typed, as a kernel's does, until Ctrl-D.
+type SSHServer struct {
 	l          net.Listener
 	host, user ssh.Signer
 	cfg        ssh.ServerConfig
@@ -29,9 +28,9 @@ type sshServer struct {
 
 var errStranger = errors.New("this key is nobody's here")
 
-// newSSHServer serves with keys of its own, until close.
-func newSSHServer(l net.Listener) (*sshServer, error) {
-	s := &sshServer{l: l}
+// NewSSHServer serves with keys of its own, until Close. An open one lets everybody in; else only Client's key is let in.
+func NewSSHServer(l net.Listener, open bool) (*SSHServer, error) {
+	s := &SSHServer{l: l}
 	for _, to := range []*ssh.Signer{&s.host, &s.user} {
 		_, key, err := ed25519.GenerateKey(rand.Reader)
 		if err != nil {
@@ -47,24 +46,31 @@ func newSSHServer(l net.Listener) (*sshServer, error) {
 		}
 		return nil, nil
 	}
+	s.cfg.NoClientAuth = open
 	s.cfg.AddHostKey(s.host)
 	s.running.Go(s.accept)
 	return s, nil
 }
 
-// client logs in over a connection, which it owns if it returns no error.
-func (s *sshServer) client(ctx context.Context, c net.Conn, addr string) (*ssh.Client, error) {
-	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
-	conn, chans, reqs, err := ssh.NewClientConn(c, addr, &ssh.ClientConfig{
+// Client logs in over a connection, which it owns if it returns no error.
+func (s *SSHServer) Client(ctx context.Context, c net.Conn, addr string) (*ssh.Client, error) {
+	return SSHClient(ctx, c, addr, &ssh.ClientConfig{
 		User: "root", Auth: []ssh.AuthMethod{ssh.PublicKeys(s.user)}, HostKeyCallback: ssh.FixedHostKey(s.host.PublicKey()),
 	})
+}
+
+// SSHClient logs in over a connection, which it owns if it returns no error.
+func SSHClient(ctx context.Context, c net.Conn, addr string, cfg *ssh.ClientConfig) (*ssh.Client, error) {
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	conn, chans, reqs, err := ssh.NewClientConn(c, addr, cfg)
 	if err != nil {
 		return nil, err
 	}
 	return ssh.NewClient(conn, chans, reqs), nil
 }
 
-func (s *sshServer) accept() {
+func (s *SSHServer) accept() {
 	for {
 		c, err := s.l.Accept()
 		if err != nil {
@@ -80,8 +86,8 @@ func (s *sshServer) accept() {
 	}
 }
 
-// close ends it and waits.
-func (s *sshServer) close() {
+// Close ends it and waits.
+func (s *SSHServer) Close() {
 	s.mu.Lock()
 	s.closed = true
 	for _, c := range s.conns {
@@ -92,7 +98,7 @@ func (s *sshServer) close() {
 	s.running.Wait()
 }
 
-func (s *sshServer) serve(c net.Conn) {
+func (s *SSHServer) serve(c net.Conn) {
 	defer c.Close()
 	conn, chans, reqs, err := ssh.NewServerConn(c, &s.cfg)
 	if err != nil {
@@ -114,7 +120,7 @@ func (s *sshServer) serve(c net.Conn) {
 }
 
 // session runs the terminal when it was asked for one and a shell.
-func (s *sshServer) session(ch ssh.Channel, reqs <-chan *ssh.Request) {
+func (s *SSHServer) session(ch ssh.Channel, reqs <-chan *ssh.Request) {
 	terminal := false
 	for r := range reqs {
 		ok := false
@@ -134,7 +140,7 @@ func (s *sshServer) session(ch ssh.Channel, reqs <-chan *ssh.Request) {
 // terminalEcho is the far end's terminal in canonical mode with somebody behind it who reads and says nothing.
 func terminalEcho(ch ssh.Channel) {
 	defer ch.Close()
-	if _, err := ch.Write([]byte(app.Ready + "\r\n")); err != nil {
+	if _, err := ch.Write([]byte(Ready + "\r\n")); err != nil {
 		return
 	}
 	b := make([]byte, 4096)
@@ -149,4 +155,22 @@ func terminalEcho(ch ssh.Channel) {
 			return
 		}
 	}
+}
+
+// Shell opens a session at a terminal; wait is for its end.
+func Shell(c *ssh.Client) (screen io.ReadWriter, wait func() error, err error) {
+	session, err := c.NewSession()
+	if err != nil {
+		return nil, nil, err
+	}
+	in, inErr := session.StdinPipe()
+	out, outErr := session.StdoutPipe()
+	err = errors.Join(inErr, outErr, session.RequestPty("dumb", 24, 80, ssh.TerminalModes{ssh.ECHO: 1}))
+	if err == nil {
+		err = session.Shell()
+	}
+	return struct {
+		io.Reader
+		io.Writer
+	}{out, in}, session.Wait, err
 }
