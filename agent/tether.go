@@ -22,6 +22,7 @@ const (
 	raceReset     = 100 * time.Millisecond // or two round trips, a link's connect and handshake, and
 	raceSlack     = 50 * time.Millisecond  // this: then another edge is tried beside the one that reset a link
 	silentTries   = 3                      // in which an edge that fell silent is asked for no longer than stagger
+	avoidTries    = 8                      // in which it is not gone to because another edge names it
 	lateRetry     = 4 * time.Second        // longest wait after a handshake that came to no end
 	maxPatience   = 4                      // how often the time after which another edge is asked too is doubled
 	orderRounds   = 3                      // tries of a move that nobody's attack asks for

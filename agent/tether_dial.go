@@ -24,9 +24,8 @@ type dialJob struct {
 func (t *tether) dialLocked(ctx context.Context) {
 	cands, late := t.candidatesLocked()
 	jctx, cancel := context.WithCancel(ctx)
-	var silent proto.NodeID
-	if from := t.lost; from != nil && from.silent && t.firstLocked() == nil {
-		silent = from.cand.Node
+	silent, avoided := t.silentLocked()
+	if avoided {
 		jctx = link.Avoiding(jctx, silent) // who sends there does not know it yet; it is asked itself, too
 	}
 	briefly := len(cands) > 1 && t.failures.failures < silentTries
@@ -50,6 +49,15 @@ func (t *tether) dialLocked(ctx context.Context) {
 		}, (*link.Link).Abort)
 		t.dialled(ctx, job, l, err)
 	})
+}
+
+// silentLocked is the edge whose silence ended the last link, zero: there is none, and whether it is not to be gone to where
+// another one names it. In time that one knows better than we do: it may be back, and open to nobody who was not sent.
+func (t *tether) silentLocked() (node proto.NodeID, avoided bool) {
+	if from := t.lost; from != nil && from.silent && t.firstLocked() == nil {
+		return from.cand.Node, t.failures.failures < avoidTries
+	}
+	return proto.NodeID{}, false
 }
 
 // dialled takes the result of a dial.

@@ -69,10 +69,18 @@ func (t *tether) warmed(d *dataLink) {
 	t.resumeOnLocked(d)
 }
 
-// chillLocked gives up a link that is being warmed, for a move that is not wanted any more.
+// chillLocked gives up a link that is being warmed, for a move that is not wanted any more. One that is the last stays: it
+// carries what the old ones did, until the next move.
 func (t *tether) chillLocked() {
-	if d := t.findLocked(func(d *dataLink) bool { return d.warming }); d != nil {
-		d.warming = false
-		d.share.Close(nil)
+	d := t.findLocked(func(d *dataLink) bool { return d.warming })
+	if d == nil {
+		return
 	}
+	d.warming = false
+	if t.findLocked(func(o *dataLink) bool { return o != d && o.role == carrying && o.share.Err() == nil }) != nil {
+		d.share.Close(nil)
+		return
+	}
+	d.share.Cool()
+	t.currentLocked()
 }

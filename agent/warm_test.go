@@ -77,3 +77,56 @@ func TestAttackCutsWarmingShort(t *testing.T) {
 	x.flows(r, "by way of P3")
 	x.end()
 }
+
+// TestLastLinkIsNotChilled: where the old link has died, the one that is being warmed carries the session, and another move
+// leaves it until its own link is there.
+func TestLastLinkIsNotChilled(t *testing.T) {
+	f := newFleet(t, "fleet")
+	p1, p2, p3 := f.edge(false), f.edge(true), f.edge(true)
+	f.anchor()
+	w := newWires()
+	r := f.on(w, func(*Agent) {})
+	x := r.transfer()
+	x.flows(r, "by way of P1")
+	tt := r.lead()
+	tt.mu.Lock()
+	d := tt.firstLocked()
+	d.warming = true // as if it had been the new one
+	tt.mu.Unlock()
+	w.cut(p3, true, true) // the move takes its time
+	tt.moveTo(plan{cands: told([]proto.Target{p3.target(r.enrolled().id.Agent)}), until: time.Now().Add(500 * time.Millisecond), planned: true})
+	tt.mu.Lock()
+	err, warming := d.share.Err(), d.warming
+	tt.mu.Unlock()
+	if err != nil || warming {
+		t.Errorf("the only link: ended with %v, warming %v; want neither", err, warming)
+	}
+	x.flows(r, "meanwhile")
+	r.eventually("given up", r.event("not moved", ""))
+	p1.say(&proto.Migrate{ID: proto.MigrateID{Edge: p1.id, Counter: 1}, Targets: []proto.Target{p2.target(r.enrolled().id.Agent)}}, true)
+	r.eventually("moved", r.sessionVia(p2))
+	x.flows(r, "by way of P2")
+	x.end()
+}
+
+// TestSilentEdgeIsAvoidedForAWhile, and no longer: whoever names it then knows that it is back.
+func TestSilentEdgeIsAvoidedForAWhile(t *testing.T) {
+	at := candidate{Target: proto.Target{Node: proto.NodeID{1}}}
+	for _, tc := range []struct {
+		lost     *loss
+		failures int
+		node     proto.NodeID
+		avoided  bool
+	}{
+		{nil, 0, proto.NodeID{}, false},
+		{&loss{at, false}, 0, proto.NodeID{}, false},
+		{&loss{at, true}, 0, at.Node, true},
+		{&loss{at, true}, avoidTries - 1, at.Node, true},
+		{&loss{at, true}, avoidTries, at.Node, false},
+	} {
+		tt := &tether{lost: tc.lost, failures: backoff{failures: tc.failures}}
+		if node, avoided := tt.silentLocked(); node != tc.node || avoided != tc.avoided {
+			t.Errorf("%+v after %d failures: %v, %v; want %v, %v", tc.lost, tc.failures, node, avoided, tc.node, tc.avoided)
+		}
+	}
+}

@@ -7,6 +7,9 @@ func (l *Link) outstandingLocked() bool {
 	if l.state != live {
 		return true
 	}
+	if l.warming.waits > 0 { // for PADs
+		return true
+	}
 	if l.streams == 0 {
 		return false
 	}

@@ -33,11 +33,18 @@ type warming struct {
 func (l *Link) Warm(up, down int) <-chan struct{} {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
-	l.warming = warming{up: min(up, warmMost), down: min(down, warmMost), round: warmFirst, done: make(chan struct{})}
+	l.warming = warming{up: min(max(up, 0), warmMost), down: min(max(down, 0), warmMost), round: warmFirst, done: make(chan struct{})}
 	if l.err == nil && l.state == live {
 		l.roundLocked()
 	}
 	return l.warming.done
+}
+
+// Cool has no more written or asked for than is under way.
+func (l *Link) Cool() {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	l.warming = warming{}
 }
 
 // roundLocked begins a round. Its last PAD asks for one byte more, so that it ends when all have come.

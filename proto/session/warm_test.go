@@ -1,6 +1,7 @@
 package session
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -133,4 +134,47 @@ func TestWarmAfterTheEnd(t *testing.T) {
 	}
 	w.l = old
 	w.want("an old link is not written")
+}
+
+// TestSilenceWhileWarming is found as soon as that of a link that carries streams: the session would move to it.
+func TestSilenceWhileWarming(t *testing.T) {
+	w := attached(t)
+	w.l.Warm(20_000, 20_000)
+	for range 100 {
+		w.sent()
+		w.now = w.now.Add(50 * time.Millisecond)
+		w.l.Advance(w.now)
+		if w.l.Err() != nil {
+			break
+		}
+	}
+	if took := w.now.Sub(time.Unix(1_800_000_000, 0)); !errors.Is(w.l.Err(), ErrSilent) || took > minSilent+minDead+500*time.Millisecond {
+		t.Errorf("after %v: %v, want that it is silent after %v", took, w.l.Err(), minSilent+minDead)
+	}
+}
+
+// TestCoolStopsPads: an agent's link that is not to be warmed any more is one of the set like others.
+func TestCoolStopsPads(t *testing.T) {
+	w := attached(t)
+	w.l.Warm(1<<20, 1<<20)
+	w.l.Cool()
+	w.want("nothing more")
+	w.mustSend(pad(1000, 0))
+	w.want("what was under way ends it not")
+	if w.l.outstandingLocked() {
+		t.Error("it waits for PADs")
+	}
+}
+
+// TestWarmOfNothing asks for a byte, whatever it is given.
+func TestWarmOfNothing(t *testing.T) {
+	w := attached(t)
+	warm := w.l.Warm(-1, -1)
+	w.want("no bytes up", "PAD of 0, asks for 1")
+	w.mustSend(pad(1, 0))
+	select {
+	case <-warm:
+	default:
+		t.Error("not warm")
+	}
 }
