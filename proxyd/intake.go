@@ -22,6 +22,7 @@ const (
 	linkBurst = 64
 	maxLinks  = 256     // that live; an entry has thousands
 	maxAgents = 1 << 14 // that are remembered
+	countEach = 4       // that wait with the others; all that it waits for at once is one move
 )
 
 // intake lets new links in at a rate, so that a thousand clients that come at once cost this proxy
@@ -48,6 +49,10 @@ type turns struct {
 	rate, burst, tokens, backlog float64
 	speed                        float64 // at which the backlog shrinks: the rate, or what was measured
 	at                           time.Time
+
+	// an agent's
+	counted int       // that were put into the backlog of all
+	until   time.Time // when the last of them is to come
 }
 
 func newTurns(rate, burst float64, now time.Time) turns {
@@ -75,12 +80,29 @@ func (a *intake) take(now time.Time, agent proto.AgentID, opening, live int, jit
 	a.measureLocked(now, opening)
 	a.all.pass(now)
 	if a.all.tokens < 1 || opening >= maxOpening {
-		return a.all.later(jitter), false
+		return a.laterLocked(now, own, jitter), false
 	}
 	own.tokens--
 	a.all.tokens--
 	a.taken++
 	return 0, true
+}
+
+// laterLocked puts an agent's link into the backlog of all. One that does not wait as it was told, or has many, has a few
+// there and no more: the others would wait for it.
+func (a *intake) laterLocked(now time.Time, own *turns, jitter func(time.Duration) time.Duration) time.Duration {
+	if !now.Before(own.until) {
+		own.counted = 0
+	}
+	if own.counted >= countEach {
+		return a.all.wait(jitter)
+	}
+	own.counted++
+	again := a.all.later(jitter)
+	if until := now.Add(again); until.After(own.until) {
+		own.until = until
+	}
+	return again
 }
 
 // measureLocked finds out how many links this machine opens in a second, while so many are opening that it does nothing
@@ -108,9 +130,14 @@ func (t *turns) pass(now time.Time) {
 	t.backlog = max(t.backlog-passed*t.speed, 0)
 }
 
-// later puts one more into the backlog, and says when it is to come. Nobody waits longer than a reply can say.
+// later puts one more into the backlog, and says when it is to come.
 func (t *turns) later(jitter func(time.Duration) time.Duration) time.Duration {
 	t.backlog = min(t.backlog+1, t.rate*maxRetry.Seconds())
+	return t.wait(jitter)
+}
+
+// wait is a time in which the backlog is done. Nobody waits longer than a reply can say.
+func (t *turns) wait(jitter func(time.Duration) time.Duration) time.Duration {
 	all := time.Duration(t.backlog / t.speed * float64(time.Second))
 	return minRetry + jitter(min(max(all, minRetry), maxRetry-minRetry))
 }

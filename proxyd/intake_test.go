@@ -197,3 +197,30 @@ func TestF47LinksOfAnAgent(t *testing.T) {
 		t.Errorf("%d agents are remembered, at most %d", n, maxAgents)
 	}
 }
+
+// F47: a machine that is busy is slow, and an insider that comes again and again meanwhile has the others wait no longer for
+// that.
+func TestF47WhoDoesNotWaitIsNotWaitedFor(t *testing.T) {
+	const rate, burst = 2000, 500
+	start := time.Unix(1_800_000_000, 0)
+	a := newIntake(rate, burst, start)
+	r := rand.New(rand.NewPCG(1, 2))
+	jitter := func(d time.Duration) time.Duration { return time.Duration(r.Int64N(int64(d))) }
+	whole := func(d time.Duration) time.Duration { return d }
+	var last time.Duration
+	for ms := range 20_000 {
+		now := start.Add(time.Duration(ms) * time.Millisecond)
+		if _, ok := a.take(now, anAgent(0), maxOpening, 0, jitter); ok {
+			t.Fatal("taken in, and too many are opening")
+		}
+		if ms%5000 == 4999 {
+			last, _ = a.take(now, anAgent(1), maxOpening, 0, whole)
+		}
+	}
+	if a.all.speed != slowest {
+		t.Errorf("a machine that opens nothing is seen to open %v links a second", a.all.speed)
+	}
+	if last > 5*time.Second {
+		t.Errorf("an honest agent is to come again in %v, with nobody before it but the insider", last)
+	}
+}
