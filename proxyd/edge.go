@@ -45,6 +45,7 @@ type edge struct {
 	counter  detect.Counter
 	detector *detect.Detector
 	wake     chan struct{} // 1-buffered: the loop looks at the load again
+	alarm    chan struct{} // 1-buffered: the verdict has changed
 	changed  chan struct{} // 1-buffered: the loop follows a new FLEET document
 
 	services services
@@ -73,7 +74,7 @@ func newEdge(p *Proxy) (*edge, error) {
 	}
 	e := &edge{
 		p: p, log: p.log, host: p.host, self: self, hidden: self.Kind == "hidden",
-		keys: new(proto.Keyring), wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		keys: new(proto.Keyring), wake: make(chan struct{}, 1), alarm: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 	}
 	p.state.FillKeyring(e.keys)
 	ifname, err := e.findLine()

@@ -54,6 +54,10 @@ func (e *edge) observe(v detect.Verdict) {
 	} else {
 		e.log.Info("attack over", "kind", v.Kind.String(), "rate", v.Rate)
 	}
+	select {
+	case e.alarm <- struct{}{}:
+	default:
+	}
 	e.poke()
 }
 
@@ -84,12 +88,7 @@ func (e *edge) loop(ctx context.Context) error {
 			e.informer.Migrate(ctx, 0)
 		case Standby, Active:
 		}
-		rest := time.After(4 * time.Since(began)) // links that end one by one, ten thousand of them, may not keep a processor
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-rest:
-		}
+		e.rest(ctx, time.Since(began))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -98,6 +97,21 @@ func (e *edge) loop(ctx context.Context) error {
 		case <-e.changed:
 			e.follow()
 		}
+	}
+}
+
+// maxRest bounds a rest: the loop was not busy where it waited for other nodes.
+const maxRest = time.Second
+
+// rest lets others have the processor after a busy time: links that end one by one, ten thousand of them, wake the loop as
+// often. An alarm ends it.
+func (e *edge) rest(ctx context.Context, busy time.Duration) {
+	timer := time.NewTimer(min(4*busy, maxRest))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-e.alarm:
 	}
 }
 

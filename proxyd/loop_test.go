@@ -77,3 +77,21 @@ func TestAlarmWithinTheSecond(t *testing.T) {
 		}
 	})
 }
+
+// A loop that was busy for long rests no longer than a second, and an alarm ends that.
+func TestAlarmEndsRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &edge{log: slog.New(slog.DiscardHandler), wake: make(chan struct{}, 1), alarm: make(chan struct{}, 1)}
+		began := time.Now()
+		e.rest(t.Context(), time.Minute)
+		if took := time.Since(began); took != maxRest {
+			t.Errorf("rested for %v, want %v", took, maxRest)
+		}
+		time.AfterFunc(100*time.Millisecond, func() { e.observe(detect.Verdict{Attack: true, Changed: true}) })
+		began = time.Now()
+		e.rest(t.Context(), time.Minute)
+		if took := time.Since(began); took != 100*time.Millisecond {
+			t.Errorf("rested for %v, and the alarm came after 100ms", took)
+		}
+	})
+}
