@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -128,5 +130,77 @@ func TestSilentEdgeIsAvoidedForAWhile(t *testing.T) {
 		if node, avoided := tt.silentLocked(); node != tc.node || avoided != tc.avoided {
 			t.Errorf("%+v after %d failures: %v, %v; want %v, %v", tc.lost, tc.failures, node, avoided, tc.node, tc.avoided)
 		}
+	}
+}
+
+// TestWarmedMovesInABadYear: moves that are planned or hurry, one over the other, to edges that reset their links or fall
+// silent meanwhile; every byte arrives, and in the end the session moves as it is told.
+func TestWarmedMovesInABadYear(t *testing.T) {
+	for seed := range uint64(3) {
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			t.Parallel()
+			rnd := rand.New(rand.NewPCG(seed, 7))
+			f := newFleet(t, "fleet")
+			var edges []*testEdge
+			for range 4 {
+				edges = append(edges, f.edge(false))
+			}
+			anchor := f.anchor()
+			w := newWires()
+			r := f.on(w, func(a *Agent) { a.warmFrom = 1 })
+			x := r.transfer()
+			x.flows(r, "at first")
+			move := func(to *testEdge, planned bool) {
+				r.lead().moveTo(plan{cands: told([]proto.Target{to.target(r.enrolled().id.Agent)}), until: time.Now().Add(5 * time.Second), planned: planned})
+			}
+			var silent *testEdge
+			for range 60 {
+				e := edges[rnd.IntN(len(edges))]
+				switch rnd.IntN(8) {
+				case 0, 1, 2:
+					move(e, true)
+				case 3:
+					move(e, false)
+				case 4:
+					e.acc.CloseNode(anchor.id)
+				case 5:
+					if silent != nil {
+						w.cut(silent, false, false)
+					}
+					silent = e
+					w.cut(e, rnd.IntN(3) > 0, rnd.IntN(3) > 0)
+				default:
+					if silent != nil {
+						w.cut(silent, false, false)
+						silent = nil
+					}
+				}
+				time.Sleep(time.Duration(rnd.IntN(80)) * time.Millisecond) // as fate has it
+			}
+			for _, e := range edges {
+				w.cut(e, false, false)
+			}
+			x.flows(r, "after all")
+			for _, to := range []int{0, 1} {
+				move(edges[to], true)
+				r.eventually("moved", r.sessionVia(edges[to]))
+				x.flows(r, "after a move")
+			}
+			x.end()
+			if n := anchor.opened(); n != 1 {
+				t.Errorf("%d OPENs at the anchor, want 1", n)
+			}
+			tt := r.lead()
+			tt.mu.Lock()
+			defer tt.mu.Unlock()
+			for _, d := range tt.links {
+				if d.warming {
+					t.Errorf("the link by way of %v is still being warmed", d.cand.Node)
+				}
+			}
+			if tt.order != nil || tt.dialing != nil {
+				t.Errorf("a move is under way: %+v", tt.order)
+			}
+		})
 	}
 }
