@@ -27,11 +27,11 @@ func whole(s sizes) *found {
 	r.still = []app.Transferred{{Size: s.transfer, Took: 10 * time.Second}, {Size: s.transfer, Took: 12 * time.Second}}
 	r.moved = []app.Transferred{{Size: s.transfer, Took: 12 * time.Second}}
 	for _, n := range s.many {
-		r.many = append(r.many, Many{World: "kernel", Sessions: n, Moved: n, Last: 5 * time.Second, Control: 6 * time.Second,
+		r.many = append(r.many, Many{World: "kernel", Sessions: n, Moved: n, controls: n, Last: 5 * time.Second, Control: 6 * time.Second,
 			Used: map[string]Used{"p2": {time.Second, 5 * time.Second, 1 << 20}, "anchor": {time.Second, 5 * time.Second, 1 << 20}}})
 	}
 	for _, n := range s.memory {
-		r.many = append(r.many, Many{World: "memory", Sessions: n, Moved: n, Last: 5 * time.Second, Control: 6 * time.Second,
+		r.many = append(r.many, Many{World: "memory", Sessions: n, Moved: n, controls: n, Last: 5 * time.Second, Control: 6 * time.Second,
 			Used: map[string]Used{"all": {time.Second, 5 * time.Second, 1 << 20}}})
 	}
 	for what, n := range map[string]int{"session": 400, "stream": 8000} {
@@ -79,6 +79,8 @@ func TestVerdictOfARun(t *testing.T) {
 		{"moves cost too much", func(r *found) { r.moved[0].Took = 13 * time.Second }, figures.ErrSlow},
 		{"no transfer with moves", func(r *found) { r.moved = nil }, figures.ErrWrong},
 		{"many take long", func(r *found) { r.many[0].Last = 11 * time.Second }, figures.ErrSlow},
+		{"control links take long", func(r *found) { r.many[0].Control = r.many[0].Last + 30*time.Second + 1 }, figures.ErrSlow},
+		{"a control link stays", func(r *found) { r.many[0].controls-- }, figures.ErrSlow},
 		{"a session did not move", func(r *found) { r.many[0].Moved-- }, figures.ErrWrong},
 		{"many are missing", func(r *found) { r.many = nil }, figures.ErrWrong},
 		{"a stream is heavy", func(r *found) { r.weight["stream"]["anchor"] = 8193 }, figures.ErrWrong},
