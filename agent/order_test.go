@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -170,4 +172,58 @@ func TestSessionThatIsNotAnsweredYetIsKept(t *testing.T) {
 		t.Errorf("epoch %d, want one for the move", s.epochNow())
 	}
 	r.eventually("the control link follows", func() bool { return r.sessionVia(p2)() && r.at(p2)() })
+}
+
+// TestEveryEdgeIsACandidate: whatever ended the last link and whatever move is asked for, a tether without a link tries each
+// edge that it knows once, and one that fell silent after the others.
+func TestEveryEdgeIsACandidate(t *testing.T) {
+	f := newFleet(t, "fleet")
+	entries := []*testEdge{f.edge(false), f.edge(false), f.edge(false)}
+	hidden := []*testEdge{f.edge(true), f.edge(true)}
+	f.anchor()
+	r := f.on(newWires(), func(*Agent) {})
+	r.eventually("connected", func() bool { return r.lead() != nil && r.lead().up() })
+	id := r.enrolled().id.Agent
+	at := func(e *testEdge) candidate { return told([]proto.Target{e.target(id)})[0] }
+	edges := append(slices.Clone(entries), hidden...)
+	r.mu.Lock()
+	r.standby = []proto.Target{hidden[1].target(id)}
+	r.mu.Unlock()
+	r.eventually("a second edge", func() bool { _, ok := r.secondEdge(); return ok })
+	for _, from := range append(slices.Clone(edges), nil) {
+		for _, to := range [][]*testEdge{nil, {entries[1]}, {hidden[0]}, {hidden[0], hidden[1]}, {hidden[1], entries[0]}} {
+			for _, silent := range []bool{false, true} {
+				tt := &tether{Agent: r.Agent, sess: r.lead().sess}
+				want := map[proto.NodeID]bool{}
+				for _, e := range entries {
+					want[e.id] = true
+				}
+				if from != nil {
+					tt.lost = &loss{at(from), silent}
+					want[from.id] = true
+				}
+				if to != nil {
+					tt.order = &order{}
+					for _, e := range to {
+						tt.order.cands = append(tt.order.cands, at(e))
+						want[e.id] = true
+					}
+				}
+				got, _ := tt.candidatesLocked()
+				what := fmt.Sprintf("from %v, silent %v, to %d: %v", from != nil, silent, len(to), got)
+				for i, c := range got {
+					if slices.ContainsFunc(got[:i], func(o candidate) bool { return o.Node == c.Node }) {
+						t.Errorf("twice: %s", what)
+					}
+					delete(want, c.Node)
+				}
+				if len(want) > 0 {
+					t.Errorf("%d are never tried: %s", len(want), what)
+				}
+				if from != nil && silent && got[len(got)-1].Node != from.id {
+					t.Errorf("the silent one is not the last: %s", what)
+				}
+			}
+		}
+	}
 }

@@ -167,12 +167,15 @@ func (t *tether) candidatesLocked() ([]candidate, time.Duration) {
 	if d := t.firstLocked(); d != nil {
 		from = &loss{d.cand, silent}
 	}
-	if t.order != nil {
-		for _, c := range t.order.cands {
-			if from == nil || !from.silent || c.Node != from.cand.Node { // it had its try
+	others := func(cs ...candidate) { // than the one that had its try
+		for _, c := range cs {
+			if from == nil || !from.silent || c.Node != from.cand.Node {
 				add(c)
 			}
 		}
+	}
+	if t.order != nil {
+		others(t.order.cands...)
 	}
 	all := t.enrolled().candidates(t.namedNow())
 	if from == nil {
@@ -181,10 +184,10 @@ func (t *tether) candidatesLocked() ([]candidate, time.Duration) {
 	}
 	if from.silent {
 		if c, ok := t.secondEdge(); ok {
-			add(c)
+			others(c)
 		}
-		add(slices.DeleteFunc(slices.Clone(all), func(c candidate) bool { return c.Node == from.cand.Node })...)
-		add(t.rescues()...)
+		others(all...)
+		others(t.rescues()...)
 	}
 	add(from.cand)
 	add(all...)
