@@ -204,3 +204,35 @@ func TestWarmedMovesInABadYear(t *testing.T) {
 		})
 	}
 }
+
+// TestNextEdgeFallsSilentWhileWarming: the session has not moved to it and does not, and its streams feel nothing.
+func TestNextEdgeFallsSilentWhileWarming(t *testing.T) {
+	t.Parallel() // it waits for silence most of the time
+	f := newFleet(t, "fleet")
+	f.edge(false)
+	p2 := f.edge(true)
+	anchor := f.anchor()
+	w := newWires()
+	anchor.attached = func(*link.Link) bool {
+		w.cut(p2, true, false) // ATTACH_OK comes, and no PAD goes
+		return false
+	}
+	r := f.on(w, func(a *Agent) { a.warmFrom = 1 })
+	x := r.transfer()
+	x.flows(r, "by way of P1")
+	tt := r.lead()
+	x.stall()
+	began := time.Now()
+	o := tt.moveTo(plan{cands: told([]proto.Target{p2.target(r.enrolled().id.Agent)}), until: began.Add(5 * time.Second), planned: true})
+	r.eventually("it is taken in", func() bool { tt.mu.Lock(); defer tt.mu.Unlock(); return tt.joiningLocked() != nil })
+	r.eventually("it is given up", func() bool { tt.mu.Lock(); defer tt.mu.Unlock(); return o.cold })
+	if took := time.Since(began); took > warmLimit {
+		t.Errorf("after %v, want that it is found silent before the session would move to it", took)
+	}
+	x.flows(r, "by way of P1")
+	r.eventually("given up", r.event("not moved", ""))
+	if gap := x.stall(); gap > time.Second || tt.epochNow() != 0 {
+		t.Errorf("nothing came for %v, and %d RESUMEs were sent; want neither", gap, tt.epochNow())
+	}
+	x.end()
+}
