@@ -19,18 +19,19 @@ import (
 // Agent is one running client. Make it with [New], then call [Agent.Run].
 type Agent struct {
 	// set once
-	cfg     Config
-	sys     System
-	log     *slog.Logger
-	handler *connhandler.Handler
-	boot    uint64             // random at each start: tells two machines with one identity
-	budget  time.Duration      // how long a session waits for a link before its streams are reset
-	machine Machine            // nil with NoTUN, and before Run has opened it
-	kick    chan struct{}      // to the supervisor: a connection waits for a session; full: it knows
-	around  chan struct{}      // to the supervisor: a session came to a link, or ended; full: it knows
-	forgets chan chan struct{} // to the supervisor, which closes what it gets when it has forgotten
-	ready   chan struct{}
-	isReady sync.Once
+	cfg      Config
+	sys      System
+	log      *slog.Logger
+	handler  *connhandler.Handler
+	boot     uint64             // random at each start: tells two machines with one identity
+	budget   time.Duration      // how long a session waits for a link before its streams are reset
+	warmFrom int                // bytes in half a round trip: a planned move has its link warmed first
+	machine  Machine            // nil with NoTUN, and before Run has opened it
+	kick     chan struct{}      // to the supervisor: a connection waits for a session; full: it knows
+	around   chan struct{}      // to the supervisor: a session came to a link, or ended; full: it knows
+	forgets  chan chan struct{} // to the supervisor, which closes what it gets when it has forgotten
+	ready    chan struct{}
+	isReady  sync.Once
 
 	events           events
 	moved, transfers atomic.Uint64
@@ -66,7 +67,7 @@ func New(cfg Config, sys System) (*Agent, error) {
 	}
 	sys = sys.withDefaults()
 	a := &Agent{
-		cfg: cfg, sys: sys, log: sys.Log, budget: resumeBudget, boot: rand.Uint64(),
+		cfg: cfg, sys: sys, log: sys.Log, budget: resumeBudget, warmFrom: warmLeast, boot: rand.Uint64(),
 		kick: make(chan struct{}, 1), around: make(chan struct{}, 1), forgets: make(chan chan struct{}), ready: make(chan struct{}),
 		state: stateStopped, since: sys.Now(), round: newRound(), tethers: make(map[*tether]struct{}), warm: make(map[proto.NodeID]*tether),
 	}

@@ -9,6 +9,7 @@
 // What ties it to an anchor is a tether: a session, and the data links that carry it at the time, one or a few as they
 // are used. A session outlives links: on a migration, or when a link is reset or falls silent, a new link is opened by
 // way of another edge (or the same) and the session goes on there; the old links deliver until the anchor has answered.
+// At a move that nobody's attack asks for, the new link of a session that carries much is warmed first, beside the old one.
 // Only when no edge can be reached for 90 s are its streams reset. Services with the same anchor share a tether.
 //
 // The control link to the current edge is apart from that. Either may die alone: its loss moves no data. At a move the

@@ -112,6 +112,7 @@ type testEdge struct {
 	opens    int
 	resumed  func(*proto.Resume, *link.Link) bool // may take a link away before its RESUME is looked at; nil: none
 	lateAt   func(*link.Link) bool                // or before it is answered
+	attached func(*link.Link) bool                // or before its ATTACH is looked at
 	attaches int
 
 	kindsMu sync.Mutex          // guards what follows; never held while anything is waited for
@@ -393,10 +394,16 @@ func (e *testEdge) data(ctx context.Context, l *link.Link, _ proto.Verified) {
 	if s == nil {
 		e.mu.Lock()
 		s = e.sessions[id]
-		if _, ok := m.(*proto.Attach); ok {
+		hook := e.attached
+		_, attach := m.(*proto.Attach)
+		if attach {
 			e.attaches++
 		}
 		e.mu.Unlock()
+		if attach && hook != nil && hook(l) {
+			l.Abort()
+			return
+		}
 	}
 	if s == nil {
 		e.refuse(l, &proto.ResumeFail{Code: proto.ResumeUnknown})

@@ -18,13 +18,8 @@ const (
 	poolMoved    = 4 * time.Second // after a move, about
 )
 
-// meter counts bytes both ways.
-type meter struct{ n atomic.Uint64 }
-
-func (m *meter) count(n int, err error) (int, error) {
-	m.n.Add(uint64(n))
-	return n, err
-}
+// meter counts bytes each way.
+type meter struct{ up, down atomic.Uint64 }
 
 // pool decides how many links a tether has: as many as are used, so that a new connection waits for no handshake and one
 // that downloads is in nobody's way. It is guarded by the tether's mu.
@@ -110,10 +105,16 @@ func (t *tether) attachingLocked() (n int) {
 }
 
 func (t *tether) bytesLocked() (n uint64) {
+	up, down := t.countLocked()
+	return up + down
+}
+
+// countLocked is how many bytes the links have carried so far.
+func (t *tether) countLocked() (up, down uint64) {
 	for _, d := range t.links {
-		n += d.meter.n.Load()
+		up, down = up+d.meter.up.Load(), down+d.meter.down.Load()
 	}
-	return n
+	return up, down
 }
 
 // shrinkLocked closes the link with the fewest streams; they go on over the others.

@@ -40,7 +40,7 @@ var (
 // tether is what ties this machine to one anchor: a session, and the links that carry it at the time. The session outlives
 // links, and with it the applications' connections; a tether moves from edge to edge.
 //
-//	live ⇄ moving (RESUME was sent on a new link, the old ones still deliver)
+//	live ⇄ moving (RESUME was sent on a new link, or will be when that is warm; the old ones still deliver)
 //	  ↘       ↙
 //	   waiting (no link; at most resumeBudget, then its streams are reset)  → ended
 //
@@ -97,6 +97,7 @@ type order struct {
 	planned bool // given up after orderLimit, too
 	rounds  int
 	refused int           // edges that answered in this round, but whose link was not taken in
+	cold    bool          // a link that was to be warmed has ended
 	tried   chan struct{} // closed after the first round
 	once    sync.Once
 
@@ -266,6 +267,7 @@ func (t *tether) moveTo(p plan) *order {
 	if t.order != nil {
 		t.order.finish(candidate{}, errReplaced)
 	}
+	t.chillLocked()
 	t.order, t.retryAt = o, time.Time{}
 	if t.dialing != nil {
 		t.dialing.cancel()

@@ -15,6 +15,9 @@ import (
 type dialJob struct {
 	cancel context.CancelFunc
 	order  *order
+
+	began    time.Time
+	up, down uint64 // bytes that the links had carried then
 }
 
 // dialLocked looks for an edge that leads to the anchor.
@@ -27,7 +30,8 @@ func (t *tether) dialLocked(ctx context.Context) {
 		jctx = link.Avoiding(jctx, silent) // who sends there does not know it yet; it is asked itself, too
 	}
 	briefly := len(cands) > 1 && t.failures.failures < silentTries
-	job := &dialJob{cancel: cancel, order: t.order}
+	job := &dialJob{cancel: cancel, order: t.order, began: time.Now()}
+	job.up, job.down = t.countLocked()
 	t.dialing = job
 	t.wg.Go(func() {
 		defer cancel()
@@ -64,7 +68,14 @@ func (t *tether) dialled(ctx context.Context, job *dialJob, l *link.Link, err er
 		t.notDialledLocked(job, err)
 		return
 	}
-	t.takeLocked(ctx, &dataLink{Link: l, cand: t.candidateAt(l.Target), since: t.sys.Now(), order: job.order})
+	d := &dataLink{Link: l, cand: t.candidateAt(l.Target), since: t.sys.Now(), order: job.order}
+	if d.pace = t.paceLocked(job, l); t.warmsLocked(job, d.pace) {
+		d.share, d.role, d.extra, d.warming = t.sess.Attach(), joining, true, true
+		t.addLocked(d)
+		t.startLocked(ctx, d)
+		return
+	}
+	t.takeLocked(ctx, d)
 }
 
 func (t *tether) notDialledLocked(job *dialJob, err error) {

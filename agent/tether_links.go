@@ -18,6 +18,7 @@ import (
 // role is what a link is to its tether.
 //
 //	joining → carrying → parked → joining (RESUME again: the newer link has failed)
+//	joining (ATTACH) → carrying, warmed → joining (RESUME)
 type role int
 
 const (
@@ -38,9 +39,11 @@ type dataLink struct {
 	order *order // that it was dialled for
 
 	// guarded by the tether's mu
-	role  role
-	taken time.Time // when the anchor took it in
-	turn  int       // counts the RESUMEs on it, so that a late answer to an earlier one changes nothing
+	role    role
+	warming bool // it joins the set, is warmed, and then the session moves to it
+	pace    pace
+	taken   time.Time // when the anchor took it in
+	turn    int       // counts the RESUMEs on it, so that a late answer to an earlier one changes nothing
 }
 
 // SRTT is the link's own, which includes the anchor, or the kernel's before the first PING.
@@ -52,8 +55,17 @@ func (d *dataLink) SRTT() time.Duration {
 }
 
 // Write and Read count what Pump carries.
-func (d *dataLink) Write(b []byte) (int, error) { return d.meter.count(d.Link.Write(b)) }
-func (d *dataLink) Read(b []byte) (int, error)  { return d.meter.count(d.Link.Read(b)) }
+func (d *dataLink) Write(b []byte) (int, error) {
+	n, err := d.Link.Write(b)
+	d.meter.up.Add(uint64(n))
+	return n, err
+}
+
+func (d *dataLink) Read(b []byte) (int, error) {
+	n, err := d.Link.Read(b)
+	d.meter.down.Add(uint64(n))
+	return n, err
+}
 
 // addLocked notes a link. startLocked has to follow.
 func (t *tether) addLocked(d *dataLink) {
@@ -135,6 +147,10 @@ func (t *tether) confirmed(d *dataLink, turn int) {
 	d.role, d.taken = carrying, t.sys.Now()
 	t.currentLocked()
 	t.look()
+	if d.warming {
+		t.heatLocked(d)
+		return
+	}
 	if d.extra {
 		return
 	}
@@ -184,6 +200,8 @@ func (t *tether) linkEnded(d *dataLink, err error) {
 		t.suspect(d.cand)
 	}
 	switch {
+	case d.warming:
+		d.order.cold = true // a plain RESUME is the next try
 	case d.extra && d.role == joining:
 		t.pool.pause(time.Now())
 	case d.role == joining:
@@ -269,9 +287,9 @@ func (t *tether) firstLocked() *dataLink {
 	return t.findLocked(func(d *dataLink) bool { return d.role == carrying || d.role == joining && d.asks && d.turn <= 1 })
 }
 
-// joiningLocked is the link whose RESUME is not answered.
+// joiningLocked is the link whose RESUME is not answered, or not sent before it is warm.
 func (t *tether) joiningLocked() *dataLink {
-	return t.findLocked(func(d *dataLink) bool { return d.role == joining && d.epochs() && !d.extra })
+	return t.findLocked(func(d *dataLink) bool { return d.warming || d.role == joining && d.epochs() && !d.extra })
 }
 
 // parkedLocked is the newest of the older links.
@@ -291,7 +309,7 @@ func (t *tether) findLocked(is func(*dataLink) bool) *dataLink {
 // currentLocked notes, for readers that must not wait, on which link new streams are asked for.
 func (t *tether) currentLocked() {
 	d := t.joiningLocked()
-	if d == nil {
+	if d == nil || d.warming {
 		d = t.findLocked(func(d *dataLink) bool { return d.role == carrying && !d.extra })
 	}
 	if d == nil {

@@ -129,7 +129,7 @@
 //	              4: write the stream on this link. In RST 2: it answers an RST or OPEN_FAIL
 //	2  length  2  of the payload, at most 16,368
 //	4  stream  4  frames of a stream; between nodes it joins an answer to its question; else 0
-//	8  offset  8  frames of a stream; else 0
+//	8  offset  8  frames of a stream, and PAD; else 0
 //
 // A message's payload is its struct's fields in the order below. Integers have the size given; addr is
 // 16 bytes (IPv4 as ::ffff:a.b.c.d, none as zeros), ms a uint32 of milliseconds, s a uint64 of seconds,
@@ -150,6 +150,8 @@
 //	15 FIN       both     offset: the final one; nothing else
 //	16 RST       both     offset: of the last byte before it; nothing else. Answered by an RST with flag 2
 //	20 PING, 21 PONG      token 8
+//	22 PAD       both     bytes that nobody needs. Offset, from an agent: so many are asked for, at most 2 MiB + 1;
+//	                      an anchor owes no more than that at a time, and nothing after RESUME
 //	03 ATTACH      A →    session 16, epoch 4: one more link for the set of that epoch
 //	04 ATTACH_OK     ←    epoch 4
 //	05 RESUME      A →    session 16, epoch 4, n× stream: its link is the first of a new set

@@ -41,6 +41,7 @@ const (
 
 	TypePing FrameType = 0x20
 	TypePong FrameType = 0x21
+	TypePad  FrameType = 0x22
 
 	TypeEnrol     FrameType = 0x30
 	TypeEnrolOK   FrameType = 0x31

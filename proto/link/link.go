@@ -33,6 +33,9 @@ func (l *Link) RTT() time.Duration {
 	return l.connect
 }
 
+// MinRTT is the shortest round trip that the kernel has seen of late: that of a path whose queues are empty. Zero: unknown.
+func (l *Link) MinRTT() time.Duration { return kernelMinRTT(l.raw) }
+
 // Remote is the other end's address; of an agent whose link was passed on, as the edge saw it.
 func (l *Link) Remote() netip.AddrPort {
 	if l.remote.IsValid() {

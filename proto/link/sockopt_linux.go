@@ -1,6 +1,7 @@
 package link
 
 import (
+	"math"
 	"net"
 	"syscall"
 	"time"
@@ -84,6 +85,17 @@ func kernelRTT(c net.Conn) (rtt time.Duration, ok bool) {
 		}
 	})
 	return rtt, asked && ok
+}
+
+// kernelMinRTT is the shortest round trip of the last minutes, as the kernel keeps it; zero: unknown.
+func kernelMinRTT(c net.Conn) (rtt time.Duration) {
+	option(c, func(fd int) {
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err == nil && info.Min_rtt < math.MaxUint32 {
+			rtt = time.Duration(info.Min_rtt) * time.Microsecond
+		}
+	})
+	return rtt
 }
 
 // WasReset reports whether a connection is closed in both directions, as after RST. The kernel

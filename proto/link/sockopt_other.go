@@ -23,6 +23,8 @@ func scarce(net.Conn) bool { return false }
 
 func kernelRTT(net.Conn) (time.Duration, bool) { return 0, false }
 
+func kernelMinRTT(net.Conn) time.Duration { return 0 }
+
 // WasReset can't be asked here: a reset that the writer was told of shows when it next writes.
 func WasReset(net.Conn) bool { return false }
 

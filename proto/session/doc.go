@@ -21,6 +21,8 @@
 //
 //   - The agent writes on the new link in the flight of RESUME, and still takes what comes on the old ones (make before
 //     break). It is repeated from the last acknowledged byte, so what is repeated is trimmed and nothing is missing.
+//     A link that ATTACH added may be warmed before, by PADs both ways ([Link.Warm]), and RESUME sent on it: then it is as
+//     fast from the first byte as the one that it replaces.
 //   - The anchor parks the old links before it quotes an offset: they stay open for 5 s, in case the answer is lost, but of
 //     what comes on them only another RESUME counts. The highest epoch wins.
 //   - When a link of the set ends its streams go on over another one of the set, and ask the other end to follow: it may not

@@ -62,6 +62,8 @@ func FuzzHandle(f *testing.F) {
 	seed([]byte{0}, ask, data(1, 0, []byte("x")), header(nil, proto.TypeFin, 0, 1, 1), appendAck(nil, 1, flagFin, 4, 100))
 	seed([]byte{0}, ask, resume(1, proto.ResumeStream{ID: 1, State: proto.StreamOpen, Credit: 1000}, proto.ResumeStream{ID: 2, State: proto.StreamOpening}), ask)
 	seed([]byte{0}, ask, header(nil, proto.TypeRst, 0, 1, 0), resume(2), resume(1))
+	seed([]byte{0}, pad(3, 20_000), ask, resume(1), pad(0, 1))
+	seed([]byte{2}, pad(5, 0), pad(0, 1))
 	seed([]byte{1}, proto.AppendMessage(nil, &proto.SessionOK{ID: id, Credit: 1000}, 0), proto.AppendMessage(nil, &proto.OpenOK{Credit: 10}, 1),
 		data(1, 0, []byte("x")), appendAck(nil, 1, 0, 3, 100))
 	seed([]byte{2}, proto.AppendMessage(nil, &proto.ResumeOK{Epoch: 1, Streams: []proto.ResumeStream{{ID: 1, State: proto.StreamOpen, Received: 1, Credit: 9}}}, 0))

@@ -49,6 +49,8 @@ func (l *Link) handle(h proto.Header, payload []byte, now time.Time) (accept *St
 	switch h.Type {
 	case proto.TypePing, proto.TypePong:
 		return nil, l.handlePingLocked(h, payload)
+	case proto.TypePad:
+		return nil, l.handlePadLocked(h, payload)
 	case proto.TypeOpen:
 		return l.handleOpenLocked(h, payload)
 	case proto.TypeEnd:

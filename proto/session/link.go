@@ -73,6 +73,7 @@ type Link struct {
 	pongs     bool // a PONG is pending: one at a time
 	pongToken uint64
 	srtt      time.Duration
+	warming   warming
 }
 
 func (s *Session) newLinkLocked(state linkState) *Link {
@@ -237,7 +238,7 @@ func (l *Link) endLocked(err error) {
 // clearLocked forgets what was to be written: it is made anew for another link.
 func (l *Link) clearLocked() {
 	l.control, l.queue, l.acks, l.table = nil, fifo{}, nil, nil
-	l.wantPing, l.pongs = false, false
+	l.wantPing, l.pongs, l.warming = false, false, warming{}
 }
 
 // Close says that the link carries nothing any more. Its streams go on over another link of the set, or wait for one. An

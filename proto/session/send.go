@@ -159,7 +159,10 @@ func (l *Link) Next(dst []byte) []byte {
 		dst = st.nextLocked(dst)
 		st.queueLocked()
 	}
-	if l.pongs || l.wantPing || l.last != nil {
+	if len(l.control) == 0 && l.queue.len() == 0 && l.paddingLocked() && cap(dst)-len(dst) >= proto.HeaderLen+minData {
+		dst = l.padLocked(dst)
+	}
+	if l.pongs || l.wantPing || l.last != nil || l.paddingLocked() {
 		l.signal() // there was no room
 	}
 	if len(dst) > start && l.active.IsZero() {

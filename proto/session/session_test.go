@@ -312,6 +312,10 @@ func TestViolations(t *testing.T) {
 		{"the same end again", func(s *Link) error {
 			return errors.Join(frame(proto.Header{Type: proto.TypeFin, Stream: 1})(s), frame(proto.Header{Type: proto.TypeFin, Stream: 1})(s))
 		}, true},
+		{"a PAD", frame(proto.Header{Type: proto.TypePad, Offset: warmMost + 1}), true},
+		{"a PAD that asks for too much", frame(proto.Header{Type: proto.TypePad, Offset: warmMost + 2}), false},
+		{"a PAD of a stream", frame(proto.Header{Type: proto.TypePad, Stream: 1}), false},
+		{"a PAD with a flag", frame(proto.Header{Type: proto.TypePad, Flags: 1}), false},
 		{"a control frame", frame(proto.Header{Type: proto.TypeMigrate}), false},
 		{"answer to an OPEN from an agent", frame(proto.Header{Type: proto.TypeOpenOK, Stream: 1}), false},
 	} {

@@ -119,6 +119,8 @@ func describe(h proto.Header, payload []byte) string {
 		return "PING"
 	case proto.TypePong:
 		return "PONG"
+	case proto.TypePad:
+		return fmt.Sprintf("PAD of %d, asks for %d", h.Length, h.Offset)
 	}
 	return fmt.Sprintf("type %#x", uint8(h.Type))
 }

@@ -89,7 +89,7 @@ type Stats struct {
 	TimedOut     uint64
 	Denied       uint64
 	Busy         uint64
-	Resumed      uint64 // RESUMEs taken in
+	Resumed      uint64 // links taken in with RESUME; one on a link that was there already is not counted
 	NotResumed   uint64 // ATTACHes and RESUMEs refused, but for those that were told to come again
 	ResumesLater uint64 // told to come again
 	Expired      uint64 // sessions whose grace was over, or that made room
