@@ -216,6 +216,9 @@ func (e *edge) firewallConfig(doc *proto.FleetDoc) firewall.Config {
 		Interfaces: []string{e.line()}, Addrs: e.self.Public, LinkPort: e.self.LinkPort,
 		Hidden: e.hidden, Allow: e.allowed(), Log: e.log,
 	}
+	if ifname, err := e.host.Interface(e.self.Backplane.Addr()); err == nil && ifname != e.line() {
+		cfg.Inside = []string{ifname}
+	}
 	admit := map[netip.AddrPort]bool{}
 	for _, s := range doc.Services {
 		for _, a := range s.Public {

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"migrationsensor/detect"
+	"migrationsensor/proxyd/firewall"
 	"migrationsensor/proxyd/synchecker"
 )
 
@@ -27,9 +29,13 @@ func (e *edge) followLine(ctx context.Context) error {
 			}
 		})
 	}()
-	gone := false
+	f := follower{edge: e, guarded: e.line(), read: e.line()}
 	for {
-		gone = e.lookAtLine(gone)
+		f.gone = f.follow()
+		var again <-chan time.Time // what failed may do without anything having come or gone
+		if f.gone {
+			again = time.After(lineAgain)
+		}
 		select {
 		case <-ctx.Done():
 			end()
@@ -38,13 +44,30 @@ func (e *edge) followLine(ctx context.Context) error {
 			return err
 		case <-changed:
 		case <-e.port.lost:
+		case <-again:
 		}
 	}
 }
 
-// lookAtLine moves port, counter and firewall to where the interface is now, and says whether it is gone.
-func (e *edge) lookAtLine(was bool) (gone bool) {
+// lineAgain is the pause between two looks while there is no public interface to serve at. Ours.
+const lineAgain = time.Second
+
+// follower is what followLine knows.
+type follower struct {
+	*edge
+	guarded string // the interface that the firewall was told of and took
+	read    string // the one that the port is at
+	refused bool   // the firewall did not take the one that is there, and that was said
+	gone    bool   // there is none to serve at, and that was said
+}
+
+// follow moves port, counter and firewall to where the interface is now, and says whether it is gone.
+func (e *follower) follow() (gone bool) {
+	was := e.gone
 	before := e.line()
+	if e.port.dead() {
+		e.guarded, e.read = "", "" // the rules may have gone with the interface
+	}
 	name, err := e.findLine()
 	if err != nil {
 		if !was {
@@ -52,18 +75,26 @@ func (e *edge) lookAtLine(was bool) (gone bool) {
 		}
 		return true
 	}
-	if name == before && !e.port.dead() {
+	if name == e.guarded && name == e.read {
 		if was { // the address alone was away
 			e.log.Info("the public interface is back", "interface", name, "from", before)
 		}
 		return false
 	}
 	e.ifname.Store(&name) // the counter follows by itself
-	if name != before {   // else the firewall sees to it
-		if err := e.firewall.Update(e.firewallConfig(e.p.state.Doc())); err != nil {
-			e.log.Error("public interface is not guarded", "interface", name, "err", err)
+	if name != e.guarded {
+		err := e.firewall.Update(e.firewallConfig(e.p.state.Doc()))
+		switch gone := errors.Is(err, firewall.ErrInterface); {
+		case gone && !was:
+			e.log.Warn("the public interface is gone; waiting until it is back", "interface", name, "err", err)
+		case err != nil && !gone && (!e.refused || name != before):
+			e.log.Error("public interface is not guarded; trying again", "interface", name, "err", err)
+			e.refused = true
+		}
+		if err != nil {
 			return true
 		}
+		e.guarded, e.refused = name, false
 	}
 	if err := e.port.move(name); err != nil {
 		if !was {
@@ -71,6 +102,7 @@ func (e *edge) lookAtLine(was bool) (gone bool) {
 		}
 		return true
 	}
+	e.read = name
 	e.log.Info("the public interface is back", "interface", name, "from", before)
 	return false
 }

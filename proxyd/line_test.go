@@ -3,6 +3,7 @@ package proxyd
 import (
 	"errors"
 	"net"
+	"slices"
 	"testing"
 	"testing/synctest"
 
@@ -150,6 +151,39 @@ func TestCloseWhileNoInterfaceIsThere(t *testing.T) {
 		if err := <-ended; !errors.Is(err, net.ErrClosed) {
 			t.Errorf("got %v, want net.ErrClosed", err)
 		}
+	})
+}
+
+// TestLineIsGuardedBeforeItServes: what firewall and packet socket refuse is asked for again, though nothing comes or goes
+// meanwhile, and nobody reads packets at an interface that is not guarded.
+func TestLineIsGuardedBeforeItServes(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Interface = "" })
+	h := w.hosts["p2"]
+	var changed func()
+	w.eventually("it follows its interface", func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		changed = h.links
+		return changed != nil
+	})
+	h.fw.mu.Lock()
+	h.fw.refuse = 2
+	h.fw.mu.Unlock()
+	h.mu.Lock()
+	h.moved, h.full = "eth7", 1
+	h.mu.Unlock()
+	changed()
+	w.eventually("it serves at the new interface", func() bool {
+		h.mu.Lock()
+		ports := slices.Clone(h.ports)
+		h.mu.Unlock()
+		h.fw.mu.Lock()
+		defer h.fw.mu.Unlock()
+		guarded := slices.Equal(h.fw.guards, []string{"eth7"})
+		if slices.Contains(ports, "eth7") && !guarded {
+			t.Fatalf("it reads packets at eth7, and guards %v", h.fw.guards)
+		}
+		return guarded && slices.Equal(ports, []string{"backplane0", "eth7"})
 	})
 }
 

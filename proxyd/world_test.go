@@ -39,15 +39,41 @@ type fakeHost struct {
 	flood bool
 	count detect.Counts
 	mode  synchecker.Mode
+	ports []string // where a packet port was opened
+	full  int      // so many ports can't be opened
+	moved string   // where all addresses are now, if not where they were at first
+	links func()   // tells of a change
 }
 
 func (h *fakeHost) Lock() (func() error, error)                { return func() error { return nil }, nil }
-func (h *fakeHost) Links(ctx context.Context, _ func()) error  { <-ctx.Done(); return nil }
-func (h *fakeHost) Interface(netip.Addr) (string, error)       { return "backplane0", nil }
 func (h *fakeHost) Counter(string) (detect.Counter, error)     { return h, nil }
 func (h *fakeHost) Firewall(firewall.Config) (Firewall, error) { return &h.fw, nil }
-func (h *fakeHost) Port(string, synchecker.Filter) (synchecker.Port, error) {
+func (h *fakeHost) Port(ifname string, _ synchecker.Filter) (synchecker.Port, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.full > 0 {
+		h.full--
+		return nil, syscall.ENOMEM
+	}
+	h.ports = append(h.ports, ifname)
 	return &fakePort{h: h, closed: make(chan struct{})}, nil
+}
+
+func (h *fakeHost) Links(ctx context.Context, changed func()) error {
+	h.mu.Lock()
+	h.links = changed
+	h.mu.Unlock()
+	<-ctx.Done()
+	return nil
+}
+
+func (h *fakeHost) Interface(netip.Addr) (string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.moved != "" {
+		return h.moved, nil
+	}
+	return "backplane0", nil
 }
 
 // call is a connection that the host dialled.
@@ -137,6 +163,8 @@ type fakeFirewall struct {
 	flows     []firewall.Flow
 	admits    map[netip.Addr]time.Time
 	expire    bool // admissions end at once: the door is empty as soon as nobody holds it
+	refuse    int  // so many updates
+	guards    []string
 }
 
 func (f *fakeFirewall) Open() (func() error, error) {
@@ -182,7 +210,17 @@ func (f *fakeFirewall) Admitted() int {
 	return len(f.admits)
 }
 
-func (f *fakeFirewall) Update(firewall.Config) error   { return nil }
+func (f *fakeFirewall) Update(cfg firewall.Config) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refuse > 0 {
+		f.refuse--
+		return syscall.ENOBUFS
+	}
+	f.guards = cfg.Interfaces
+	return nil
+}
+
 func (f *fakeFirewall) Stats() (firewall.Stats, error) { return firewall.Stats{}, nil }
 
 func (f *fakeFirewall) Watch(ctx context.Context) error { <-ctx.Done(); return nil }

@@ -5,7 +5,7 @@
 // It is one nftables table, netdev family, name "migrationsensor", with a chain at the ingress
 // hook of each public interface, ahead of every other chain there. A packet socket sees packets
 // before that hook, so the DDoS Detector counts, and the SYN Checker reads, what the kernel never
-// gets. No other table is touched.
+// gets. A hidden edge has a second one of that name, family inet. No other table is touched.
 //
 //	                     entry, active   entry, defending             hidden, always
 //	UDP to link port     drop            drop                         drop
@@ -40,6 +40,11 @@
 // router solicitation that the kernel sends by itself when an interface comes up; DHCP, where the
 // address comes from there.
 //
+// An interface that comes back (docker network disconnect and connect, a driver's reset) is up some milliseconds before its chain
+// can be there, and mostly under another name. So the table of family inet drops, at prerouting, what is for a public address
+// and comes in through any interface but the public one, lo, and those of Inside, told apart by their index. Sources in
+// allow pass. What such an interface answers in that time at an address of its own that is not among Addrs is not covered.
+//
 // # In memory
 //
 // [NewMemory] has the same table without a kernel, for the lab in memory.
@@ -47,7 +52,7 @@
 // # Ways out
 //
 // An interface that is removed takes its chain with it before Linux 6.16; Watch puts it back when the
-// interface returns. Open's undo, and Close, remove the table. A table that a killed process left is replaced by the
+// interface returns. Open's undo, and Close, remove the tables. A table that a killed process left is replaced by the
 // next Open in one transaction, so a hidden edge stays dark in between. Two edges in one network
 // namespace would replace each other's table: there can be one only.
 package firewall

@@ -23,6 +23,7 @@ type Config struct {
 	PlainAdmit func(netip.AddrPort) bool
 
 	Hidden bool           // dark, see the package's documentation
+	Inside []string       // interfaces through which packets for Addrs may come all the same: the backplane. A hidden edge's
 	Allow  []netip.Prefix // peers and management: never dropped
 	Log    *slog.Logger
 }

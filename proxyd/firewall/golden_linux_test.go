@@ -51,7 +51,7 @@ func TestNetlinkGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			n := newNFT(c, slog.New(slog.DiscardHandler))
-			n.exists = func(string) error { return nil }
+			n.index = func(string) (uint32, error) { return 7, nil }
 			step := func(what string, f func() error) {
 				fmt.Fprintf(&r, "# %s\n", what)
 				if err := f(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"runtime"
 	"testing"
 	"time"
@@ -45,6 +46,68 @@ func TestReapply(t *testing.T) {
 	w.wantOut("dark", e.client, e.edge, linkPort)
 	if s, err := f.Stats(); err != nil || s.Admitted <= before.Admitted {
 		t.Errorf("counters begin again: got %+v after %+v, %v", s, before, err)
+	}
+}
+
+// TestDarkBeforeAnybodyLooks: an interface that comes back is up before it can be guarded, and not by the name that it had. Until then
+// nothing answers at the public addresses; what comes through other interfaces of the machine passes.
+func TestDarkBeforeAnybodyLooks(t *testing.T) {
+	w := newWorld(t)
+	w.serve()
+	w.edge.join(w.outside, "inside0")
+	w.edge.up("inside0", "198.18.80.1/24", "2001:2:0:80::1/64")
+	w.outside.up("inside0", "198.18.80.2/24", "2001:2:0:80::2/64")
+	w.edge.waitUp("inside0")
+	inside := []ends{
+		{name: "IPv4", client: netip.MustParseAddr("198.18.80.2"), own: netip.MustParseAddr("198.18.80.1")},
+		{name: "IPv6", client: netip.MustParseAddr("2001:2:0:80::2"), own: netip.MustParseAddr("2001:2:0:80::1")},
+	}
+	for _, e := range inside {
+		w.waitAlive(w.outside, e.client, e.own)
+	}
+	cfg := config(true)
+	cfg.Inside = []string{"inside0"}
+	f := w.firewall(cfg)
+	w.edge.must("remove interface", func() error {
+		l, err := netlink.LinkByName(ifname)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(l)
+	})
+	w.plug()
+	w.edge.must("rename interface", func() error {
+		l, err := netlink.LinkByName(ifname)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetName(l, "back0")
+	})
+	for i, e := range families {
+		for _, port := range []uint16{linkPort, sshPort, noPort} {
+			w.wantOut("not guarded yet, "+e.name, e.client, e.edge, port)
+		}
+		if !w.udpRefused(e, e.peer, e.edge, noPort) {
+			t.Errorf("%s: a peer gets no answer", e.name)
+		}
+		if w.udpRefused(e, e.client, e.edge, noPort) {
+			t.Errorf("%s: port unreachable betrays it", e.name)
+		}
+		w.wantIn("another interface, "+e.name, inside[i].client, inside[i].own, sshPort)
+	}
+	cfg.Interfaces = []string{"back0"}
+	w.edge.must("update", func() error { return f.Update(cfg) })
+	for _, e := range families {
+		w.wantOut("guarded, "+e.name, e.client, e.edge, linkPort)
+		if err := f.Admit(e.admitted, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		w.wantIn("admitted, "+e.name, e.admitted, e.edge, linkPort)
+	}
+	w.outside.route("198.18.72.1/32", "198.18.80.1")
+	w.outside.route("2001:2:0:72::1/128", "2001:2:0:80::1")
+	for i, e := range families {
+		w.wantIn("from the backplane, "+e.name, inside[i].client, e.edge, sshPort)
 	}
 }
 
@@ -93,8 +156,9 @@ func removeTable() error {
 	if err != nil {
 		return err
 	}
-	t := c.AddTable(&nftables.Table{Family: nftables.TableFamilyNetdev, Name: tableName})
-	c.DelTable(t)
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyNetdev, nftables.TableFamilyINet} {
+		c.DelTable(c.AddTable(&nftables.Table{Family: family, Name: tableName}))
+	}
 	return c.Flush()
 }
 

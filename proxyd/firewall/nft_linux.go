@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -34,9 +36,10 @@ type nft struct {
 	socket *netlink.Conn // of c; nil in tests
 	log    *slog.Logger
 	table  *nftables.Table
+	other  *nftables.Table // a hidden edge's: for the interfaces that table is not at
 	sets   *sets
-	egress bool                      // the kernel has the hook; false once it refused
-	exists func(ifname string) error // the interface
+	egress bool                                // the kernel has the hook; false once it refused
+	index  func(ifname string) (uint32, error) // of an interface that is there
 }
 
 func openKernel(log *slog.Logger) (kernel, error) {
@@ -54,7 +57,8 @@ func openKernel(log *slog.Logger) (kernel, error) {
 
 func newNFT(c *nftables.Conn, log *slog.Logger) *nft {
 	t := &nftables.Table{Family: nftables.TableFamilyNetdev, Name: tableName}
-	return &nft{c: c, log: log, table: t, sets: newSets(t), egress: true, exists: interfaceExists}
+	other := &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
+	return &nft{c: c, log: log, table: t, other: other, sets: newSets(t), egress: true, index: interfaceIndex}
 }
 
 // wait gives the kernel its time. A socket that is closed already is replaced, with a deadline.
@@ -64,11 +68,12 @@ func (n *nft) wait() {
 	}
 }
 
-func interfaceExists(name string) error {
-	if _, err := net.InterfaceByName(name); err != nil {
-		return fmt.Errorf("interface %s: %w (%w)", name, ErrInterface, err)
+func interfaceIndex(name string) (uint32, error) {
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return 0, fmt.Errorf("interface %s: %w (%w)", name, ErrInterface, err)
 	}
-	return nil
+	return uint32(i.Index), nil
 }
 
 // flush is one transaction. After an error the connection may still hold answers to it, which the
@@ -90,33 +95,40 @@ func explain(err error) error {
 		return fmt.Errorf("nftables: %w (needs CAP_NET_ADMIN; in docker compose: cap_add: [NET_ADMIN])", err)
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT):
 		return fmt.Errorf("nftables: %w (the kernel needs nf_tables with netdev ingress: "+
-			"CONFIG_NF_TABLES, CONFIG_NF_TABLES_NETDEV, CONFIG_NETFILTER_INGRESS; try modprobe nf_tables)", err)
+			"CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET, CONFIG_NF_TABLES_NETDEV, CONFIG_NETFILTER_INGRESS; try modprobe nf_tables)", err)
 	default:
 		return fmt.Errorf("nftables: %w", err)
 	}
 }
 
-// replace writes the table anew in one transaction. Interfaces that are gone are left out, and
+// replace writes the tables anew in one transaction. Interfaces that are gone are left out, and
 // named in the error after the rest is in place.
 func (n *nft) replace(p *plan) (written bool, err error) {
 	var present []string
 	var gone error
+	known := []uint32{loopbackIndex}
 	for _, name := range p.cfg.Interfaces {
-		if err := n.exists(name); err != nil {
+		i, err := n.index(name)
+		if err != nil {
 			gone = errors.Join(gone, err)
 			continue
 		}
-		present = append(present, name)
+		present, known = append(present, name), append(known, i)
 	}
 	if len(present) == 0 {
-		return false, gone // since Linux 6.16 the old chains wait for their interfaces
+		return false, gone // what was written stays: at a hidden edge it drops what comes in through the next one
 	}
-	err = n.write(p, present)
+	for _, name := range p.cfg.Inside {
+		if i, err := n.index(name); err == nil { // one that comes later is told of by Update
+			known = append(known, i)
+		}
+	}
+	err = n.write(p, present, known)
 	if n.egress && p.cfg.Hidden && errors.Is(err, unix.EOPNOTSUPP) {
 		n.egress = false
 		n.log.Warn("kernel has no nftables egress hook (Linux 5.16): replies to what this node itself sends "+
 			"through its public interface are dropped; list who must answer under allow", "interfaces", present)
-		err = n.write(p, present)
+		err = n.write(p, present, known)
 	}
 	if err != nil {
 		return false, err
@@ -132,11 +144,16 @@ func (n *nft) replace(p *plan) (written bool, err error) {
 	return true, gone
 }
 
-// write is the transaction of replace: everything but flows and admitted.
-func (n *nft) write(p *plan, interfaces []string) error {
-	n.c.AddTable(n.table) // so that there is one to delete
-	n.c.DelTable(n.table)
+// write is the transaction of replace: everything but flows and admitted. known are the indexes of the interfaces that packets
+// for a hidden edge may come in through.
+func (n *nft) write(p *plan, interfaces []string, known []uint32) error {
+	n.drop()
 	n.c.AddTable(n.table)
+	if p.cfg.Hidden {
+		if err := n.elsewhere(p, known); err != nil {
+			return err
+		}
+	}
 	for _, name := range counterNames {
 		n.c.AddObj(&nftables.NamedObj{Table: n.table, Name: name, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
 	}
@@ -302,9 +319,55 @@ func (n *nft) counters() (Stats, error) {
 }
 
 func (n *nft) remove() error {
-	n.c.AddTable(n.table) // so that there is one to delete
-	n.c.DelTable(n.table)
+	n.drop()
 	return n.flush()
+}
+
+// drop queues the removal of both tables, whether they are there or not.
+func (n *nft) drop() {
+	for _, t := range []*nftables.Table{n.table, n.other} {
+		n.c.AddTable(t) // so that there is one to delete
+		n.c.DelTable(t)
+	}
+}
+
+// loopbackIndex is lo's, in every network namespace.
+const loopbackIndex = 1
+
+// chainElsewhere sees what comes in through any interface, in front of all others.
+const chainElsewhere = "elsewhere"
+
+// elsewhere drops what is for our addresses and comes in through an interface that is not known. An interface that comes back has
+// another index, mostly another name too, and is up before anybody can guard it.
+func (n *nft) elsewhere(p *plan, known []uint32) error {
+	n.c.AddTable(n.other)
+	policy, first := nftables.ChainPolicyAccept, nftables.ChainPriority(math.MinInt32)
+	c := n.c.AddChain(&nftables.Chain{
+		Table: n.other, Name: chainElsewhere, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookPrerouting, Priority: &first, Policy: &policy,
+	})
+	var rules [][]expr.Any
+	for _, i := range known {
+		rules = append(rules, rule(match{&expr.Meta{Key: expr.MetaKeyIIF, Register: reg}, equal(binaryutil.NativeEndian.PutUint32(i)...)}, accept("")))
+	}
+	sets := &sets{v4: newFamilySets(n.other, v4, 21), v6: newFamilySets(n.other, v6, 31)}
+	fixed := sets.fixed(p.cfg)
+	for _, f := range sets.families() {
+		for _, s := range []*nftables.Set{f.allow, f.ours} {
+			if err := n.c.AddSet(s, nil); err != nil {
+				return err
+			}
+			if err := n.add(s, fixed[s]); err != nil {
+				return err
+			}
+		}
+		is := rule(ether(f.ether), f.toward(f.ours))
+		rules = append(rules, rule(is, f.from(f.allow), accept("")), rule(is, match{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop}}))
+	}
+	for _, r := range rules {
+		n.c.AddRule(&nftables.Rule{Table: n.other, Chain: c, Exprs: r})
+	}
+	return nil
 }
 
 func (n *nft) close() error { return n.c.CloseLasting() }

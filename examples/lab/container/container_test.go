@@ -1,11 +1,15 @@
 package container
 
 import (
+	"context"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"migrationsensor/examples/lab/app"
 )
 
 func TestProgressSaysWhatIsFelt(t *testing.T) {
@@ -33,6 +37,37 @@ func TestProgressSaysWhatIsFelt(t *testing.T) {
 	p.stop()
 	if got := p.text(now, now); got != "begins" {
 		t.Errorf("after its end: %q", got)
+	}
+}
+
+// TestSSHEndsWithItsInput: what is piped into it comes back, and it ends.
+func TestSSHEndsWithItsInput(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := app.NewSSHServer(l, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	in, typed, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	if _, err := typed.WriteString("hello\n"); err != nil {
+		t.Fatal(err)
+	}
+	typed.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var out strings.Builder
+	if err := SSH(ctx, l.Addr().(*net.TCPAddr).AddrPort(), in, &out); err != nil {
+		t.Errorf("it ends with %v", err)
+	}
+	if !strings.Contains(out.String(), "hello") {
+		t.Errorf("the far end said %q", out.String())
 	}
 }
 

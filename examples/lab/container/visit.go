@@ -149,7 +149,8 @@ func DialSSH(ctx context.Context, at netip.AddrPort) (*ssh.Client, error) {
 	return client, nil
 }
 
-// SSH is an ssh session at this program's own terminal, or pipe: the far end echoes what is typed, until Ctrl-D.
+// SSH is an ssh session at this program's own terminal, or pipe: the far end echoes what is typed, until Ctrl-D, or the pipe's
+// end.
 func SSH(ctx context.Context, at netip.AddrPort, in *os.File, out io.Writer) error {
 	client, err := DialSSH(ctx, at)
 	if err != nil {
@@ -170,13 +171,20 @@ func SSH(ctx context.Context, at netip.AddrPort, in *os.File, out io.Writer) err
 		defer term.Restore(int(in.Fd()), before)
 		go typeOn(in, screen)
 	} else {
-		go io.Copy(screen, in)
+		go func() {
+			if _, err := io.Copy(screen, in); err == nil {
+				_, _ = screen.Write(endOfInput) // its end shows
+			}
+		}()
 	}
 	if _, err := io.Copy(out, screen); err != nil {
 		return err
 	}
 	return wait()
 }
+
+// endOfInput is a terminal's Ctrl-D.
+var endOfInput = []byte{4}
 
 // typeOn passes keys on; a terminal in raw mode sends a return where the far end wants a line's end.
 func typeOn(in io.Reader, to io.Writer) {

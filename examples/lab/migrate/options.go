@@ -91,6 +91,23 @@ type rhythm struct {
 // others have something under way all the same.
 type herd struct{ agents, watched, rounds int }
 
+// times is how often an event of the kind happens. Silence happens once: an agent that meets it again soon is more patient
+// with it.
+func (h herd) times(kind string) int {
+	if kind == silent {
+		return 1
+	}
+	return h.rounds
+}
+
+// events is how many there are of all kinds, at one round trip.
+func (h herd) events() (n int) {
+	for _, kind := range kinds {
+		n += h.times(kind)
+	}
+	return n
+}
+
 func (h herd) rhythm() rhythm {
 	return rhythm{watched: h.watched, every: 10 * time.Millisecond, rarely: 100 * time.Millisecond}
 }

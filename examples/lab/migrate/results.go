@@ -103,7 +103,7 @@ func (r *found) stallFigures(s sizes) (fs []figures.Figure, complete bool) {
 				if len(samples) == 0 {
 					f = figures.Skip("stall", "ms", "", incomplete)
 				}
-				complete = complete && len(samples) >= h.watched*h.rounds
+				complete = complete && len(samples) >= h.watched*h.times(kind)
 				if limit, ok := goal(kind, rtt); ok && len(samples) > 0 {
 					f = f.AtMost(limit)
 				}

@@ -17,7 +17,7 @@ func whole(s sizes) *found {
 		for _, rtt := range rtts {
 			for _, kind := range kinds {
 				e := event{kind, rtt, h.agents}
-				for range h.watched * h.rounds {
+				for range h.watched * h.times(kind) {
 					r.stalls[e] = append(r.stalls[e], 5*time.Millisecond)
 				}
 			}

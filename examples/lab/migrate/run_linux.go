@@ -59,7 +59,7 @@ func newRun(o Options) *run {
 	s := o.sizes()
 	sum, events, felt := 0, 0, 0
 	for _, h := range s.herds {
-		events += len(rtts) * len(kinds) * h.rounds
+		events += len(rtts) * h.events()
 		felt += h.agents * h.rounds
 	}
 	for _, n := range s.many {

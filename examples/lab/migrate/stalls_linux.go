@@ -30,8 +30,11 @@ func (r *run) stallOf(ctx context.Context, h herd) error {
 		if err := r.crowdLink.Set(kernel.Conditions{Delay: rtt / 2}); err != nil {
 			return errors.Join(err, c.close())
 		}
-		for range h.rounds {
+		for round := range h.rounds {
 			for _, kind := range kinds {
+				if round >= h.times(kind) {
+					continue
+				}
 				r.progress.Enter("%s: %s, %d agents, %v round trip", partStalls, kind, h.agents, rtt)
 				if err := r.oneStall(ctx, c, event{kind, rtt, h.agents}); err != nil {
 					return errors.Join(fmt.Errorf("%s at %v: %w", kind, rtt, err), r.leave(ctx, c))

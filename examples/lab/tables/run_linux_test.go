@@ -75,13 +75,13 @@ func TestRunOnTheKernel(t *testing.T) {
 	if ours < 20 {
 		t.Errorf("%d shares of ours, want one of each cell", ours)
 	}
-	each := find(file, "connect", "ms-each", peace, map[string]string{"dest": "p1", "app": "http"})
-	if each.Baseline == nil || each.Baseline.Ratio < 1.5 {
-		t.Errorf("probe = each has no second round trip: %+v", each.Baseline)
-	}
-	again := find(file, "connect", "paper", peace, map[string]string{"dest": "p1", "app": "http"})
-	if again.Baseline == nil || again.Baseline.Ratio < 2 {
-		t.Errorf("the paper's client does not connect twice: %+v", again.Baseline)
+	// Counted, not timed: a stall of this machine may look like a round trip more, and nothing makes one less.
+	want := map[string]string{"dest": "p1", "app": "http"}
+	plain := find(file, "round_trips", "plain", peace, want)
+	for _, system := range []string{"ms-each", "paper"} {
+		if f := find(file, "round_trips", system, peace, want); f.Value == nil || plain.Value == nil || *f.Value < *plain.Value+1 {
+			t.Errorf("%s waits for %s, a plain client for %s: want a round trip more at least", system, f.Text(), plain.Text())
+		}
 	}
 	for _, name := range []string{"paper.json", "paper.html"} {
 		if s, err := os.Stat(o.Out + "/" + name); err != nil || s.Size() == 0 {
