@@ -72,9 +72,10 @@ func TestRound(t *testing.T) {
 
 	p1.attack(false)
 	w.becomes("p1", Active)
-	if _, defending, n, _, _ := p1.fw.get(); defending || n != 1 || p1.armed() != synchecker.Off {
-		t.Errorf("after the attack: defending %v, %d rounds, armed %s; want a door as in peace", defending, n, p1.armed())
-	}
+	w.eventually("a door as in peace, after one round", func() bool { // the state is seen before it is carried out
+		_, defending, n, _, _ := p1.fw.get()
+		return !defending && n == 1 && p1.armed() == synchecker.Off
+	})
 	w.plain(true)
 	c.says(app2, "moved clients stay where they are")
 	if s := w.state("p2"); s != Active {
