@@ -62,21 +62,21 @@ type short struct {
 	need                 float64 // processors
 }
 
-// short tells by what fewer sessions used; nil: they can be tried. A process that is busy while nothing happens takes every
-// wait for a fault: what it would measure is itself.
+// short tells by what fewer sessions used; nil: they can be tried. To move more of them in ten seconds than the processors
+// can does not take longer, it fails: agents, edges, anchor and links share them, and every wait looks like a fault.
 func (m *Many) short(sessions, processors int) *short {
-	x := &short{sessions, processors, m.Idle * float64(sessions) / float64(m.Sessions)}
-	if x.need <= x.most() {
+	u := m.Used["all"]
+	each := (u.CPU.Seconds() - m.Idle*u.Of.Seconds()) / float64(m.Sessions)
+	x := &short{sessions, processors, m.Idle + each*float64(sessions)/(manyGoal/1000)}
+	if x.need <= float64(processors) {
 		return nil
 	}
 	return x
 }
 
-// most is how many processors may be busy while nothing happens.
-func (x *short) most() float64 { return float64(x.processors) / 2 }
-
 func (x *short) String() string {
-	return fmt.Sprintf("%d in one process would use up to %.1f of %d processors while they wait", x.sessions, x.need, x.processors)
+	return fmt.Sprintf("%d in one process, within %d s, would take %.1f processors by what fewer took; there are %d",
+		x.sessions, manyGoal/1000, x.need, x.processors)
 }
 
 // rhythm says how often the connections of a crowd write: those of the first watched agents, whose stalls are measured, and

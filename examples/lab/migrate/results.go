@@ -187,7 +187,7 @@ func (r *found) manyFigures(s sizes) (fs []figures.Figure, complete bool) {
 	}
 	for _, x := range r.short {
 		fs = append(fs, figures.Figure{ID: "many.need", System: "ms", Unit: "cores", N: 1, Value: &x.need}.
-			Label("sessions", strconv.Itoa(x.sessions)).Label("world", "memory").AtMost(x.most()))
+			Label("sessions", strconv.Itoa(x.sessions)).Label("world", "memory").AtMost(float64(x.processors)))
 	}
 	for _, x := range all {
 		if slices.ContainsFunc(r.many, func(m Many) bool { return m.World == x.world && m.Sessions == x.sessions }) {

@@ -59,7 +59,7 @@ func TestVerdictOfARun(t *testing.T) {
 		{"everything is good", func(*found) {}, nil},
 		{"a machine too small for the most sessions", func(r *found) {
 			last := len(r.many) - 1
-			r.short = append(r.short, (&Many{Sessions: 1000, Idle: 0.2}).short(r.many[last].Sessions, 2))
+			r.short = append(r.short, (&Many{Sessions: 1000, Idle: 0.5, Used: map[string]Used{"all": {CPU: 11 * time.Second, Of: 10 * time.Second}}}).short(r.many[last].Sessions, 2))
 			r.many = r.many[:last]
 		}, figures.ErrSlow},
 		{"planned 21 ms", late(planned, rtts[1], 21*time.Millisecond), figures.ErrSlow},
