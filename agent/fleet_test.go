@@ -247,6 +247,21 @@ func (e *testEdge) loses(anchor *testEdge, r *proto.Reply) {
 	}
 }
 
+// allLose has edges lose the anchor together: no dial to one of them is under way because another has.
+func allLose(anchor *testEdge, r *proto.Reply, edges ...*testEdge) {
+	for _, e := range edges {
+		e.mu.Lock()
+		if e.away == nil {
+			e.away = make(map[proto.NodeID]*proto.Reply)
+		}
+		e.away[anchor.id] = r
+		e.mu.Unlock()
+	}
+	for _, e := range edges {
+		e.loses(anchor, r)
+	}
+}
+
 // transferTo makes the edge send every new link of an agent to next.
 func (e *testEdge) transferTo(next *testEdge, id proto.AgentID) {
 	e.mu.Lock()

@@ -62,14 +62,12 @@ func TestF33DeadAnchor(t *testing.T) {
 	if a1.opened() != 1 {
 		t.Fatalf("%d OPENs at the first anchor", a1.opened())
 	}
-	p1.loses(a1, anchorAway)
-	p2.loses(a1, anchorAway)
+	allLose(a1, anchorAway, p1, p2)
 	r.eventually("it waits", func() bool { return len(r.Status().Sessions) > 0 && r.Status().Sessions[0].State == "waiting" })
 	p1.loses(a1, nil)
 	p2.loses(a1, nil)
 	echo(t, c, "it was a flap")
-	p1.loses(a1, anchorDead)
-	p2.loses(a1, anchorDead)
+	allLose(a1, anchorDead, p1, p2)
 	c.SetDeadline(time.Now().Add(testWait))
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("got %v, want a reset and never a clean end", err)

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -280,18 +281,36 @@ func newWorld(t *testing.T, with ...func(*Config)) *world {
 	return w
 }
 
-// freeAddr is a port that is free and stays so: none of those from which the kernel gives every dialler one.
+// freePorts counts blocks of eight ports, from anywhere on: two of this process never meet, nor do the ports behind them,
+// which are a backplane's for relayed links.
+var freePorts = func() *atomic.Uint32 {
+	var n atomic.Uint32
+	n.Store(rand.Uint32())
+	return &n
+}()
+
+// freeAddr is a port that is free and stays so, as are the seven behind it: none of those from which the kernel gives every
+// dialler one.
 func freeAddr(t *testing.T) netip.AddrPort {
 	for range 100 {
-		at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(10000+rand.N(20000)))
-		l, err := net.Listen("tcp", at.String())
-		if err == nil {
-			l.Close()
+		at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(10000+8*(freePorts.Add(1)%2500)))
+		if allFree(at, 8) {
 			return at
 		}
 	}
-	t.Fatal("no free port")
+	t.Fatal("no free ports")
 	return netip.AddrPort{}
+}
+
+func allFree(at netip.AddrPort, n uint16) bool {
+	for i := range n {
+		l, err := net.Listen("tcp", netip.AddrPortFrom(at.Addr(), at.Port()+i).String())
+		if err != nil {
+			return false
+		}
+		l.Close()
+	}
+	return true
 }
 
 func (w *world) config(name string) Config {
