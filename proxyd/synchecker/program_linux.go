@@ -1,6 +1,9 @@
 package synchecker
 
 import (
+	"net/netip"
+	"slices"
+
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 )
@@ -11,13 +14,13 @@ import (
 //	IPv4   24: source 4, destination 4   IPv6   0: source 16, destination 16
 //	both   32: ports 4, epoch 3, length 1
 const (
-	frFlow    = -40
-	frFlow4   = frFlow + 24
-	frPorts   = frFlow + 32
-	frNow     = -48 // ns of the coarse clock
-	frCount   = -56 // the counters of this CPU
-	frKind    = -64 // for the DDoS Detector
-	frL3      = -71 // offset of the IP header in the frame. This and the family are unaligned bytes: so the
+	frFlow  = -40
+	frFlow4 = frFlow + 24
+	frPorts = frFlow + 32
+	frNow   = -48 // ns of the coarse clock
+	frCount = -56 // the counters of this CPU
+	frKind  = -64 // for the DDoS Detector
+	frL3    = -71 // offset of the IP header in the frame. This and the family are unaligned bytes: so the
 	// verifier does not know them, and follows what comes after once, not for each of their values
 	frL4      = -80 // and of what follows it
 	frLen     = -88 // of what follows it by the IP header; later of TCP's payload
@@ -153,6 +156,9 @@ func (p *program) ipv4() {
 		}
 	}
 	p.goTo("pass")
+	if !slices.ContainsFunc(p.f.Addrs, func(a netip.Addr) bool { return a.Unmap().Is4() }) {
+		return // nobody may come to what follows
+	}
 
 	p.at("ours4")
 	for i := int16(0); i < 24; i += 8 {
@@ -228,6 +234,9 @@ func (p *program) ipv6() {
 		}
 	}
 	p.goTo("pass")
+	if !slices.ContainsFunc(p.f.Addrs, func(a netip.Addr) bool { return a.Unmap().Is6() }) {
+		return
+	}
 
 	p.at("ours6")
 	p.store(fp, frFlow+16, r1, size8)
@@ -254,6 +263,7 @@ func (p *program) ipv6() {
 	p.add(asm.Add.Imm(r3, 40))
 	p.store(fp, frL4, r3, size8)
 	p.load(r1, r4, 6, size1)
+	p.goTo("transport")
 }
 
 // transport tells the protocols apart.
@@ -441,6 +451,7 @@ func (p *program) link() {
 
 	p.at("stray")
 	p.live("pass")
+	p.at("ignored")
 	p.drop(statIgnored)
 }
 
@@ -504,8 +515,11 @@ func (p *program) syn() {
 	p.at("syn")
 	p.admitted("pass")
 	p.allowed("pass")
-	p.count(statSYNSeen)
 	p.load(r3, fp, frLen, size8)
+	p.load(r1, r9, ruleMode, size4)
+	p.add(asm.JNE.Imm(r1, int32(Dark), "seen"), asm.JLT.Imm(r3, preambleLen, "ignored"))
+	p.at("seen")
+	p.count(statSYNSeen)
 	p.put(fp, frClass, synFresh, size8)
 	p.add(asm.JLT.Imm(r3, preambleLen, "ordinary"))
 	p.load(r1, fp, frData, size8)
