@@ -9,9 +9,9 @@ import "github.com/cilium/ebpf/asm"
 // needed (net.ipv4.tcp_syncookies = 1, and its own queue is not full) the SYN goes up, within a budget.
 func (p *program) service() {
 	p.at("service")
-	p.add(asm.JEq.Imm(r1, int32(PlainAdmit), "pass"))
 	p.load(r2, r9, ruleMode, size4)
 	p.add(asm.JEq.Imm(r2, int32(Dark), "other tcp"))
+	p.add(asm.JEq.Imm(r1, int32(PlainAdmit), "pass"))
 	p.store(fp, frClass, r1, size8)
 	p.allowed("pass")
 	p.mov(r1, r6)
