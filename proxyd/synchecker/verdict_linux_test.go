@@ -1,6 +1,7 @@
 package synchecker
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
+	"golang.org/x/sys/unix"
 
 	"migrationsensor/proto"
 )
@@ -153,8 +155,7 @@ func TestProgramBudgets(t *testing.T) {
 // TestProgramSockets: who has a connection, or is asked something by UDP, passes whatever the mode.
 func TestProgramSockets(t *testing.T) {
 	ns := newNetns(t)
-	ns.must("lo", func() error { return up("lo") }) // first: an address of a device that is down has no route yet
-	ns.must("addresses", func() error { return up("lo", "198.18.1.1/32", "2001:2::1/128", "198.18.2.2/32", "2001:2::2/128") })
+	ns.must("lo", func() error { return up("lo", "198.18.1.1/32", "2001:2::1/128", "198.18.2.2/32", "2001:2::2/128") })
 	w := newTwin(t, Defend)
 	w.gate(Gate{Services: map[netip.AddrPort]Plain{netip.AddrPortFrom(edge4, 443): PlainDrop, netip.AddrPortFrom(edge6, 443): PlainDrop}})
 	for _, end := range [][2]netip.Addr{{edge4, client4}, {edge6, client6}} {
@@ -167,7 +168,11 @@ func TestProgramSockets(t *testing.T) {
 					return err
 				}
 				d := net.Dialer{LocalAddr: &net.TCPAddr{IP: client.AsSlice()}}
-				if c, err = d.Dial("tcp", listener.Addr().String()); err != nil {
+				wait(t, "the kernel has routes for its new addresses", func() bool {
+					c, err = d.Dial("tcp", listener.Addr().String())
+					return !errors.Is(err, unix.ENETUNREACH)
+				})
+				if err != nil {
 					return err
 				}
 				du := net.Dialer{LocalAddr: &net.UDPAddr{IP: edge.AsSlice(), Port: int(port) + 1}}
