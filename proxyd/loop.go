@@ -155,7 +155,7 @@ func (e *edge) load() load {
 	connected, unmoved := e.informer.Members()
 	return load{
 		clients: connected, unmoved: unmoved,
-		carried:  e.acceptor.DataLinks() + e.packets.Stats().Open,
+		carried:  e.acceptor.DataLinks() + e.packets.Stats().Ending,
 		admitted: e.firewall.Admitted(), replacement: e.informer.Replacement(),
 	}
 }
