@@ -150,7 +150,6 @@ func text(rule []expr.Any) string {
 // texter follows what the registers hold.
 type texter struct {
 	at   map[uint32]string
-	ip   string // ip or ip6, once the rule has said so
 	l4   byte
 	last uint32
 	mask byte
