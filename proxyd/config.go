@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"migrationsensor/proxyd/synchecker"
 )
 
 // Where things are unless the configuration says otherwise.
@@ -91,6 +93,7 @@ type AttackConfig struct {
 
 // SYNCheckerConfig is [syn_checker].
 type SYNCheckerConfig struct {
+	Path     string  `toml:"path"`      // how it sees packets: auto, xdp-native, xdp-generic or af_packet
 	P        float64 `toml:"p"`         // share of ordinary SYNs that are answered, from the paper
 	SYNLimit float64 `toml:"syn_limit"` // SYN/s in front of the checker, 0: none
 }
@@ -130,7 +133,7 @@ func DefaultConfig() Config {
 			Threshold: ThresholdConfig{All: 100_000, SYN: 2_000, ICMP: 1_000, UDP: 10_000},
 		},
 		Attack:     AttackConfig{Quiet: Duration{30 * time.Second}, SuspendAfter: Duration{30 * time.Second}},
-		SYNChecker: SYNCheckerConfig{P: 1},
+		SYNChecker: SYNCheckerConfig{Path: string(synchecker.PathAuto), P: 1},
 		Admission:  AdmissionConfig{Rate: 2000, Burst: 500},
 		StopWait:   Duration{5 * time.Second},
 	}

@@ -67,6 +67,7 @@ var schema = map[string]keyKind{
 	"attack.suspend_after": {str, `write a duration, such as "30s"`},
 
 	"syn_checker":           {table, "write [syn_checker]"},
+	"syn_checker.path":      {str, `write "auto", "xdp-native", "xdp-generic" or "af_packet"`},
 	"syn_checker.p":         {num, "write a share from 0 to 1"},
 	"syn_checker.syn_limit": {num, "write SYN packets per second, 0 for no limit"},
 

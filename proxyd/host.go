@@ -24,8 +24,8 @@ type Host interface {
 	Dial(ctx context.Context, network, addr string) (net.Conn, error)
 	// Counter counts packets that arrive at the interface.
 	Counter(ifname string) (detect.Counter, error)
-	// Port reads and writes frames at the interface, beside the kernel.
-	Port(ifname string, f synchecker.Filter) (synchecker.Port, error)
+	// Port reads and writes frames at the interface, beside or in front of the kernel, and says by which path.
+	Port(ifname string, f synchecker.Filter, want synchecker.Path) (synchecker.Port, synchecker.Taken, error)
 	Firewall(cfg firewall.Config) (Firewall, error)
 	// Interface finds the interface through which packets for addr arrive.
 	Interface(addr netip.Addr) (string, error)
@@ -78,8 +78,8 @@ func (kernel) Begin(origin string) (anchor.Dialing, bool) { return anchor.Begin(
 
 func (kernel) Counter(ifname string) (detect.Counter, error) { return detect.OpenCounter(ifname) }
 
-func (kernel) Port(ifname string, f synchecker.Filter) (synchecker.Port, error) {
-	return synchecker.OpenPort(ifname, f)
+func (kernel) Port(ifname string, f synchecker.Filter, want synchecker.Path) (synchecker.Port, synchecker.Taken, error) {
+	return synchecker.OpenPath(ifname, f, want)
 }
 
 func (kernel) Firewall(cfg firewall.Config) (Firewall, error) { return firewall.New(cfg) }

@@ -37,7 +37,7 @@ func detectFor(t *testing.T, d time.Duration, c *counter, threshold float64) (lo
 	var out bytes.Buffer
 	c.began = time.Now()
 	e = &edge{
-		log: slog.New(slog.NewTextHandler(&out, nil)), host: kernel{}, counter: c, wake: make(chan struct{}, 1),
+		log: slog.New(slog.NewTextHandler(&out, nil)), host: kernel{}, counter: c, port: new(movingPort), wake: make(chan struct{}, 1),
 		detector: detect.New(detect.Config{Threshold: [detect.Kinds]float64{detect.SYN: threshold}, Quiet: time.Second}),
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), d)
