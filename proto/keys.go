@@ -72,7 +72,7 @@ func (s Secret) Handover(neighbour NodeID) (h Secret) {
 // masters are the parts of a secret from which every agent's keys come.
 type masters struct {
 	prk    [32]byte     // HKDF-Extract of the secret
-	sip    TagMaster    // master of tag keys
+	sip    [16]byte     // master of tag keys
 	handle cipher.Block // AES-128: handle ↔ agent id
 }
 
@@ -169,13 +169,7 @@ type Verified struct {
 // for concurrent use; readers never wait.
 type Keyring struct {
 	mu   sync.Mutex
-	keys atomic.Pointer[keys]
-}
-
-// keys are what a Keyring holds between two changes.
-type keys struct {
-	masters map[KeyID]*masters
-	version uint64
+	keys atomic.Pointer[map[KeyID]*masters]
 }
 
 // Set adds or replaces the secret for a key id.
@@ -189,13 +183,12 @@ func (r *Keyring) Delete(id KeyID) { r.change(func(m map[KeyID]*masters) { delet
 func (r *Keyring) change(f func(map[KeyID]*masters)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	next := &keys{masters: make(map[KeyID]*masters), version: 1}
+	next := make(map[KeyID]*masters)
 	if old := r.keys.Load(); old != nil {
-		maps.Copy(next.masters, old.masters)
-		next.version = old.version + 1
+		maps.Copy(next, *old)
 	}
-	f(next.masters)
-	r.keys.Store(next)
+	f(next)
+	r.keys.Store(&next)
 }
 
 // find checks magic and tag; it does not allocate.
@@ -207,7 +200,7 @@ func (r *Keyring) find(b []byte) (*masters, error) {
 	if keys == nil {
 		return nil, ErrKey
 	}
-	m := keys.masters[KeyID{b[6], b[7]}]
+	m := (*keys)[KeyID{b[6], b[7]}]
 	if m == nil {
 		return nil, ErrKey
 	}
@@ -266,33 +259,4 @@ func mac(k *[32]byte, b []byte, edge NodeID) [16]byte {
 	copy(msg[macAt:], edge[:])
 	sum := shortHMAC(k, msg[:])
 	return [16]byte(sum[:16])
-}
-
-// TagMaster is the SipHash key from which the tag keys of all agents under one key id come: what a
-// packet program needs to check tags. It is as secret as a Secret, though it can't admit.
-type TagMaster [16]byte
-
-func (TagMaster) String() string       { return "tag master" }
-func (m TagMaster) GoString() string   { return m.String() }
-func (TagMaster) LogValue() slog.Value { return slog.StringValue("tag master") }
-
-// TagMasters returns a copy of what CheckTag knows, and the ring's version, which each change raises.
-func (r *Keyring) TagMasters() (map[KeyID]TagMaster, uint64) {
-	k := r.keys.Load()
-	if k == nil {
-		return nil, 0
-	}
-	out := make(map[KeyID]TagMaster, len(k.masters))
-	for id, m := range k.masters {
-		out[id] = m.sip
-	}
-	return out, k.version
-}
-
-// Version changes when the ring does.
-func (r *Keyring) Version() uint64 {
-	if k := r.keys.Load(); k != nil {
-		return k.version
-	}
-	return 0
 }
