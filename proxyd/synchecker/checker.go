@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -80,21 +81,24 @@ type Config struct {
 
 // Checker is the SYN Checker. SetMode and Stats may be called from any goroutine.
 type Checker struct {
-	cfg  Config
-	log  *slog.Logger
-	mode atomic.Int32
-	n    counters
+	cfg    Config
+	log    *slog.Logger
+	jar    jar
+	mode   atomic.Int32
+	shares atomic.Pointer[Shares]
+	n      counters
+
+	programming sync.Mutex // guards what follows
+	programmed  Rules
 
 	// Owned by Run's goroutine.
-	threshold uint64 // a draw's upper 32 bits below it: answer
-	jar       jar
-	limit     bucket
-	enrol     bucket
-	agents    *agents
-	seg       segment
-	bufs      [batch][maxFrame]byte
-	out       [][]byte // frames to send, in bufs
-	warned    time.Time
+	limit  bucket
+	enrol  bucket
+	agents *agents
+	seg    segment
+	bufs   [batch][maxFrame]byte
+	out    [][]byte // frames to send, in bufs
+	warned time.Time
 }
 
 // New checks cfg. The checker is Off until SetMode.
@@ -127,14 +131,18 @@ func New(cfg Config) (*Checker, error) {
 	for i, a := range cfg.Addrs {
 		cfg.Addrs[i] = a.Unmap().WithZone("")
 	}
-	return &Checker{
-		cfg: cfg, log: cfg.Log, agents: new(agents), jar: newJar(cfg.Now()),
-		threshold: uint64(cfg.P * (1 << 32)), out: make([][]byte, 0, batch),
-	}, nil
+	c := &Checker{
+		cfg: cfg, log: cfg.Log, agents: new(agents), jar: newJar(cfg.Now()), out: make([][]byte, 0, batch),
+	}
+	c.shares.Store(&Shares{Fresh: cfg.P, Again: cfg.P})
+	return c, nil
 }
 
 // SetMode switches what the checker does from the next frame on.
 func (c *Checker) SetMode(m Mode) error {
+	if err := c.program(true); err != nil {
+		return fmt.Errorf("syn checker to mode %v: %w", m, err)
+	}
 	c.mode.Store(int32(m))
 	if err := c.cfg.Port.Arm(m); err != nil {
 		return fmt.Errorf("syn checker to mode %v: %w", m, err)
@@ -142,9 +150,65 @@ func (c *Checker) SetMode(m Mode) error {
 	return nil
 }
 
+// SetShares changes how many of the ordinary SYNs are answered, from the next one on. It begins with
+// Config.P for both kinds and no limit.
+func (c *Checker) SetShares(s Shares) error {
+	if err := s.check(); err != nil {
+		return fmt.Errorf("syn checker: %w", err)
+	}
+	c.shares.Store(&s)
+	return c.program(false)
+}
+
+// program tells a packet program what has changed. At least it needs to know the time of day, and a
+// port that was opened again everything: so now and then it is told all the same.
+func (c *Checker) program(anyway bool) error {
+	o, ok := c.cfg.Port.(Offload)
+	if !ok {
+		return nil
+	}
+	c.programming.Lock()
+	defer c.programming.Unlock()
+	r := c.rules()
+	if !anyway && r.equal(c.programmed) {
+		return nil
+	}
+	if err := o.Program(r); err != nil {
+		return fmt.Errorf("packet program: %w", err)
+	}
+	c.programmed = r
+	return nil
+}
+
+func (c *Checker) rules() Rules {
+	return Rules{jar: c.jar, keys: c.cfg.Keys.TagMasters(), Shares: *c.shares.Load(), SYNLimit: c.cfg.SYNLimit}
+}
+
+// keep keeps a packet program up to date until ctx is done.
+func (c *Checker) keep(ctx context.Context) {
+	const tick, anyway = time.Second, 10
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if err := c.program(n%anyway == 0); err != nil && ctx.Err() == nil && n%anyway == 0 {
+			c.log.Warn("packet program goes by old rules", "err", err)
+		}
+	}
+}
+
 // Stats reads the counters.
 func (c *Checker) Stats() Stats {
 	s := c.n.stats()
+	if o, ok := c.cfg.Port.(Offload); ok {
+		if program, err := o.Stats(); err == nil {
+			s.add(program)
+		}
+	}
 	s.RingLost = c.cfg.Port.Lost()
 	return s
 }
@@ -153,6 +217,13 @@ func (c *Checker) Stats() Stats {
 // that was asked for.
 func (c *Checker) Run(ctx context.Context) error {
 	defer c.cfg.Port.Close()
+	if _, ok := c.cfg.Port.(Offload); ok {
+		keeping, cancel := context.WithCancel(ctx)
+		var wg sync.WaitGroup
+		wg.Go(func() { c.keep(keeping) })
+		defer wg.Wait()
+		defer cancel()
+	}
 	defer context.AfterFunc(ctx, func() { c.cfg.Port.Close() })()
 	frames := make([]Frame, batch)
 	for {

@@ -82,7 +82,7 @@ func (c *Checker) syn(s *segment, mode Mode, now time.Time) {
 			c.n.synLimited.Add(1)
 			return
 		}
-		if c.cfg.Rand.Uint64()>>32 >= c.threshold {
+		if c.cfg.Rand.Uint64()>>32 >= uint64(c.shares.Load().Fresh*(1<<32)) {
 			c.n.synSampledOut.Add(1)
 			return
 		}
