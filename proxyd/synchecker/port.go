@@ -11,8 +11,8 @@ type Frame struct {
 // Port is where frames come from and go to. One goroutine reads and writes; Arm, Lost and Close may
 // be called from others.
 type Port interface {
-	// Read waits for at least one frame that Arm's mode lets through. Frames with a preamble come
-	// before plain SYNs, so that a flood of these does not delay them.
+	// Read waits for at least one frame that Arm's mode lets through. Keyed SYNs, first flights and
+	// knocks come before plain SYNs, so that a flood of these does not delay them.
 	Read(buf []Frame) (int, error)
 	// Write sends frames and says how many went out; what a full queue refuses is lost.
 	Write(frames [][]byte) (int, error)

@@ -14,12 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// packetPort is a Port on a network interface: two packet sockets with rings for what arrives, one
-// socket to send.
+// packetPort is a Port on a network interface: a packet socket with a ring for each class of what
+// arrives, one socket to send.
 type packetPort struct {
 	ifname string
 	filter Filter
-	rings  [2]*ring // by class
+	rings  [classes]*ring
 	send   int
 	wake   int // eventfd, written by Close
 
@@ -66,10 +66,9 @@ func OpenPort(ifname string, f Filter) (_ Port, err error) {
 		return nil, err
 	}
 	p.out.init()
-	p.poll = []unix.PollFd{
-		{Fd: int32(p.wake), Events: unix.POLLIN},
-		{Fd: int32(p.rings[claims].fd), Events: unix.POLLIN},
-		{Fd: int32(p.rings[plain].fd), Events: unix.POLLIN},
+	p.poll = []unix.PollFd{{Fd: int32(p.wake), Events: unix.POLLIN}}
+	for _, r := range p.rings {
+		p.poll = append(p.poll, unix.PollFd{Fd: int32(r.fd), Events: unix.POLLIN})
 	}
 	return p, nil
 }
@@ -167,10 +166,7 @@ func (p *packetPort) start() bool {
 
 func (p *packetPort) wait(buf []Frame) (int, error) {
 	for !p.done.Load() {
-		// Claims first; but who floods with false ones must not lock out the rest.
-		n := p.rings[claims].take(buf[:max(1, len(buf)*3/4)])
-		n += p.rings[plain].take(buf[n:])
-		if n > 0 {
+		if n := p.take(buf); n > 0 {
 			p.down = false
 			return n, nil
 		}
@@ -182,19 +178,32 @@ func (p *packetPort) wait(buf []Frame) (int, error) {
 		if _, err := unix.Poll(p.poll, timeout); err != nil && !errors.Is(err, unix.EINTR) {
 			return 0, os.NewSyscallError("poll", err)
 		}
-		for i, c := range []class{claims, plain} {
+		for i, r := range p.rings {
 			if p.poll[i+1].Revents&(unix.POLLERR|unix.POLLNVAL) != 0 {
 				p.down = true
 			}
 			if !p.down {
 				continue
 			}
-			if err := p.rings[c].failure(); err != nil {
+			if err := r.failure(); err != nil {
 				return 0, fmt.Errorf("packet port on %s: %w", p.ifname, err)
 			}
 		}
 	}
 	return 0, net.ErrClosed
+}
+
+// take gives each class its part of the batch, so that none that floods locks another out, and what
+// is left to who has more, in their order.
+func (p *packetPort) take(buf []Frame) (n int) {
+	part := max(1, len(buf)/int(classes))
+	for _, r := range p.rings {
+		n += r.take(buf[n:min(len(buf), n+part)])
+	}
+	for _, r := range p.rings {
+		n += r.take(buf[n:])
+	}
+	return n
 }
 
 func (p *packetPort) Write(frames [][]byte) (int, error) {
