@@ -9,6 +9,7 @@ import (
 	mathrand "math/rand/v2"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -57,12 +58,8 @@ type Config struct {
 	Node     proto.NodeID
 	Nonces   *proto.NonceSet // shared with the link listener
 
-	P float64 // share of ordinary SYNs to answer, 0 to 1: the paper's p
-
-	// SYNLimit is the most ordinary SYNs a second to look at; 0: no limit. The paper had a firewall
-	// rule for it in front of its SYN Checker. It sits here because a packet socket sees packets
-	// before the netdev ingress hook does; and so it can spare the keyed ones.
-	SYNLimit float64
+	Budget BudgetConfig // how many ordinary SYNs are answered
+	shares *Shares      // tests: these instead
 
 	// Verified decides what a proven client is told; false: nothing. Asked again for a retransmitted
 	// preamble, it should say the same, so that the client gets the identical segment.
@@ -75,21 +72,27 @@ type Config struct {
 
 	Log  *slog.Logger     // nil: none
 	Now  func() time.Time // nil: time.Now
-	Rand mathrand.Source  // draws for P; nil: a ChaCha8 of its own
+	Rand mathrand.Source  // draws for the shares; nil: a ChaCha8 of its own
 }
 
-// Checker is the SYN Checker. SetMode and Stats may be called from any goroutine.
+// Checker is the SYN Checker. SetMode, Stats and Sampling may be called from any goroutine.
 type Checker struct {
 	cfg  Config
 	log  *slog.Logger
 	mode atomic.Int32
 	n    counters
+	says atomic.Pointer[Sampling]
 
 	// Owned by Run's goroutine.
-	threshold uint64 // a draw's upper 32 bits below it: answer
+	budget    Budget
+	shares    Shares
+	load      Load
+	ticked    time.Time
+	egress    egress
+	repeats   *repeats // nil with Probability
 	jar       jar
-	limit     bucket
 	enrol     bucket
+	newcomers *agents // addresses that show a token
 	agents    *agents
 	seg       segment
 	bufs      [batch][maxFrame]byte
@@ -104,10 +107,10 @@ func New(cfg Config) (*Checker, error) {
 		return nil, errors.New("syn checker: Port, Keys, Nonces, Verified and Admit must be set")
 	case len(cfg.Addrs) == 0 || cfg.LinkPort == 0:
 		return nil, errors.New("syn checker: no address or no link port")
-	case !(cfg.P >= 0 && cfg.P <= 1):
-		return nil, fmt.Errorf("syn checker: p = %v, want 0 to 1", cfg.P)
-	case !(cfg.SYNLimit >= 0):
-		return nil, fmt.Errorf("syn checker: syn_limit = %v, want 0 (none) or more", cfg.SYNLimit)
+	}
+	budget, err := NewBudget(cfg.Budget)
+	if err != nil {
+		return nil, fmt.Errorf("syn checker: %w", err)
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -127,10 +130,15 @@ func New(cfg Config) (*Checker, error) {
 	for i, a := range cfg.Addrs {
 		cfg.Addrs[i] = a.Unmap().WithZone("")
 	}
-	return &Checker{
-		cfg: cfg, log: cfg.Log, agents: new(agents), jar: newJar(cfg.Now()),
-		threshold: uint64(cfg.P * (1 << 32)), out: make([][]byte, 0, batch),
-	}, nil
+	c := &Checker{
+		cfg: cfg, log: cfg.Log, agents: new(agents), newcomers: new(agents), jar: newJar(cfg.Now()),
+		budget: budget, out: make([][]byte, 0, batch),
+	}
+	if cfg.Budget.Probability == 0 {
+		c.repeats = newRepeats(bloomBits)
+	}
+	c.advance(cfg.Now())
+	return c, nil
 }
 
 // SetMode switches what the checker does from the next frame on.
@@ -149,11 +157,43 @@ func (c *Checker) Stats() Stats {
 	return s
 }
 
+// Sampling is how SYNs are chosen now.
+type Sampling struct {
+	BudgetConfig
+	Shares
+	Intake float64 // share of plain SYNs that is looked at: below 1 where more come than can be read
+}
+
+// Sampling tells how SYNs are chosen now.
+func (c *Checker) Sampling() Sampling { return *c.says.Load() }
+
+// advance sets the shares by what came since it was last called.
+func (c *Checker) advance(now time.Time) {
+	c.ticked = now
+	c.load.Lost, c.load.Busy = c.cfg.Port.Lost(), threadTime()
+	s := Sampling{BudgetConfig: c.cfg.Budget}
+	s.Shares, s.Intake = c.budget.Advance(now, c.load)
+	if c.cfg.shares != nil {
+		s.Shares, s.Intake = *c.cfg.shares, 1
+	}
+	if p, ok := c.cfg.Port.(Sampler); ok {
+		if err := p.Sample(s.Intake); err != nil && !errors.Is(err, net.ErrClosed) {
+			c.log.Warn("SYNs not sampled", "err", err)
+		}
+	}
+	c.shares = s.Shares
+	c.says.Store(&s)
+}
+
 // Run reads and answers until ctx is done or the port fails, and closes the port. nil means a stop
 // that was asked for.
 func (c *Checker) Run(ctx context.Context) error {
+	runtime.LockOSThread() // whose processor time is measured
+	defer runtime.UnlockOSThread()
 	defer c.cfg.Port.Close()
 	defer context.AfterFunc(ctx, func() { c.cfg.Port.Close() })()
+	c.budget.at = time.Time{} // the time of another thread says nothing
+	c.advance(c.cfg.Now())
 	frames := make([]Frame, batch)
 	for {
 		n, err := c.cfg.Port.Read(frames)
@@ -169,6 +209,9 @@ func (c *Checker) Run(ctx context.Context) error {
 
 // turn handles one batch of frames and sends the answers.
 func (c *Checker) turn(frames []Frame, now time.Time) {
+	if c.load.Read += uint64(len(frames)); now.Sub(c.ticked) >= tick || now.Before(c.ticked) {
+		c.advance(now)
+	}
 	c.out = c.out[:0]
 	for i := range frames {
 		c.handle(&frames[i], now)

@@ -3,6 +3,7 @@ package synchecker
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 
 	"golang.org/x/net/bpf"
 )
@@ -32,7 +33,11 @@ var dropAll = []bpf.Instruction{bpf.RetConstant{Val: 0}}
 
 // program is the classic BPF program of one ring in one mode. It only saves work: everything is
 // judged again in user space. A load beyond the packet ends the program with "drop".
-func (f Filter) program(c class, m Mode) ([]bpf.Instruction, error) {
+func (f Filter) program(c class, m Mode) ([]bpf.Instruction, error) { return f.sampled(c, m, 1) }
+
+// sampled is program, which takes a share of the plain SYNs only: more than can be read would wait in
+// the ring for nothing.
+func (f Filter) sampled(c class, m Mode, share float64) ([]bpf.Instruction, error) {
 	if len(f.Addrs) == 0 || len(f.Addrs) > maxFilterAddrs {
 		return nil, fmt.Errorf("packet filter for %d addresses, want 1 to %d", len(f.Addrs), maxFilterAddrs)
 	}
@@ -43,6 +48,10 @@ func (f Filter) program(c class, m Mode) ([]bpf.Instruction, error) {
 	// Ours by MAC: other stations' frames (OTHERHOST), broadcasts and our own answers are not.
 	a.add(bpf.LoadExtension{Num: bpf.ExtType})
 	a.jump(bpf.JumpNotEqual, 0, "drop")
+	if c == plain && share < 1 {
+		a.add(bpf.LoadExtension{Num: bpf.ExtRand})
+		a.jump(bpf.JumpGreaterOrEqual, uint32(max(0, share)*math.MaxUint32), "drop")
+	}
 	f.network(&a)
 	f.transport(&a, c, m)
 	return a.resolve()

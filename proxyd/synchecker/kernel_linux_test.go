@@ -147,7 +147,7 @@ func TestKernelTransfers(t *testing.T) {
 // TestKernelKeyedSYN: where p leaves nobody in, the preamble in the SYN does.
 func TestKernelKeyedSYN(t *testing.T) {
 	eachFamily(t, func(t *testing.T, to netip.Addr) {
-		l := newLive(t, Defend, func(c *Config) { c.P = 0 })
+		l := newLive(t, Defend, func(c *Config) { c.shares = &Shares{} })
 		for i := range 20 {
 			if err := l.transfer(to, noQuickACK, keyedSYN, lateConnect); err != nil {
 				t.Fatalf("keyed transfer %d: %v, %+v", i, err, l.c.Stats())
@@ -212,7 +212,7 @@ func (l *live) flooder() func(frames int) {
 // TestKernelFlood: every SYN is seen or counted as lost, a quarter is answered, no memory is spent.
 func TestKernelFlood(t *testing.T) {
 	const n = 20_000
-	l := newLive(t, Defend, func(c *Config) { c.P = 0.25 })
+	l := newLive(t, Defend, func(c *Config) { c.Budget.Probability = 0.25 })
 	send := l.flooder()
 	send(100)
 	wait(t, "the flood arrives", func() bool { return l.c.Stats().SYNSeen == 100 })
@@ -322,7 +322,7 @@ func TestOpenPortSays(t *testing.T) {
 func BenchmarkKernelFlood(b *testing.B) {
 	for _, p := range []float64{1, 0.1} {
 		b.Run(fmt.Sprintf("p=%v", p), func(b *testing.B) {
-			l := newLive(b, Defend, func(c *Config) { c.P = p })
+			l := newLive(b, Defend, func(c *Config) { c.Budget.Probability = p })
 			send := l.flooder()
 			total := 0
 			start := time.Now()
@@ -349,7 +349,7 @@ func BenchmarkKernelTransferUnderFlood(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			l := newLive(b, Defend, func(c *Config) {
 				if name == "keyed" {
-					c.P = 0
+					c.shares = &Shares{}
 				}
 			})
 			send, stop := l.flooder(), make(chan struct{})

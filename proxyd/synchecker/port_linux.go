@@ -29,7 +29,9 @@ type packetPort struct {
 	out  sendQueue
 
 	lost    atomic.Uint64
-	mu      sync.Mutex  // guards the sockets' lives
+	mu      sync.Mutex // guards the sockets' lives, mode and share
+	mode    Mode
+	share   float64     // of the plain SYNs, see Sample
 	reading bool        // a first Read began
 	closed  bool        // sockets and memory are gone
 	done    atomic.Bool // Close was called
@@ -37,7 +39,7 @@ type packetPort struct {
 
 // OpenPort opens a raw port on an ethernet interface. It sees nothing until Arm.
 func OpenPort(ifname string, f Filter) (_ Port, err error) {
-	p := &packetPort{ifname: ifname, filter: f, send: -1, wake: -1}
+	p := &packetPort{ifname: ifname, filter: f, send: -1, wake: -1, share: 1}
 	defer func() {
 		if err != nil {
 			p.release()
@@ -112,16 +114,42 @@ func (p *packetPort) Arm(m Mode) error {
 	if p.closed {
 		return net.ErrClosed
 	}
-	for c, r := range p.rings {
-		prog, err := p.filter.program(class(c), m)
-		if err != nil {
-			return err
-		}
-		if err := attach(r.fd, prog); err != nil {
+	p.mode = m
+	for c := range p.rings {
+		if err := p.attachLocked(class(c)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (p *packetPort) attachLocked(c class) error {
+	prog, err := p.filter.sampled(c, p.mode, p.share)
+	if err != nil {
+		return err
+	}
+	return attach(p.rings[c].fd, prog)
+}
+
+// Sample implements Sampler. A change of less than a tenth is not worth a filter.
+func (p *packetPort) Sample(share float64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch d := share / p.share; {
+	case p.closed:
+		return net.ErrClosed
+	case share == p.share, share < 1 && d > 0.9 && d < 1.1:
+		return nil
+	}
+	p.share = share
+	return p.attachLocked(plain)
+}
+
+// sampling says whether Read returns without a frame.
+func (p *packetPort) sampling() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.share < 1
 }
 
 // attach swaps the socket's filter; the kernel does it atomically.
@@ -171,12 +199,19 @@ func (p *packetPort) wait(buf []Frame) (int, error) {
 			return n, nil
 		}
 		// An interface that goes down says so, one that is then removed does not: look now and then.
-		timeout := -1
+		timeout, sampling := -1, p.sampling()
 		if p.down {
 			timeout = 500 // ms
 		}
-		if _, err := unix.Poll(p.poll, timeout); err != nil && !errors.Is(err, unix.EINTR) {
+		if sampling {
+			timeout = int(tick.Milliseconds())
+		}
+		ready, err := unix.Poll(p.poll, timeout)
+		if err != nil && !errors.Is(err, unix.EINTR) {
 			return 0, os.NewSyscallError("poll", err)
+		}
+		if ready == 0 && sampling && !p.down {
+			return 0, nil
 		}
 		for i, r := range p.rings {
 			if p.poll[i+1].Revents&(unix.POLLERR|unix.POLLNVAL) != 0 {
