@@ -62,7 +62,7 @@ func (e *edge) fill(st *Status) {
 	st.Agents, waiting = e.informer.Members()
 	st.Links, st.Relayed, st.Via = e.acceptor.DataLinks(), relayed(e.acceptor), e.p.via(e.acceptor)
 	if st.State == Defending || st.State == Draining {
-		st.Leaving = &Leaving{Agents: st.Agents, Waiting: waiting, Links: st.Links, Plain: e.packets.Stats().Open}
+		st.Leaving = &Leaving{Agents: st.Agents, Waiting: waiting, Links: st.Links, Plain: e.packets.Stats().Ending}
 	}
 	st.Sessions = e.anchor.Stats().Sessions
 	st.Streams, st.Plain = e.anchor.Streams(), e.packets.Stats().Open
