@@ -94,11 +94,15 @@ func (c *checker) edge() {
 	default:
 		c.wrong("syn_checker.path", fmt.Sprintf("%q is none of them", cfg.SYNChecker.Path), schema["syn_checker.path"].fix)
 	}
-	if p := cfg.SYNChecker.P; !(p >= 0 && p <= 1) {
-		c.wrong("syn_checker.p", fmt.Sprintf("%v is not between 0 and 1", p), schema["syn_checker.p"].fix)
+	_, given := c.places["syn_checker.probability"]
+	if p := cfg.SYNChecker.Probability; !(p >= 0 && p <= 1) || given && p == 0 {
+		c.wrong("syn_checker.probability", fmt.Sprintf("%v is not above 0 and up to 1", p), schema["syn_checker.probability"].fix)
 	}
-	if !(cfg.SYNChecker.SYNLimit >= 0) {
-		c.wrong("syn_checker.syn_limit", "is not a rate", schema["syn_checker.syn_limit"].fix)
+	if a := cfg.SYNChecker.Answers; !(a >= 1 && a <= 1e9) {
+		c.wrong("syn_checker.answers", fmt.Sprintf("%v is not between 1 and 1000000000", a), schema["syn_checker.answers"].fix)
+	}
+	if p := cfg.SYNChecker.Processor; !(p > 0 && p <= 1) {
+		c.wrong("syn_checker.processor", fmt.Sprintf("%v is not above 0 and up to 1", p), schema["syn_checker.processor"].fix)
 	}
 }
 

@@ -151,9 +151,10 @@ func (e *edge) open(ctx context.Context) (undo func() error, err error) {
 	}
 	port := e.port
 	port.doors = e.door.all
+	budget := e.p.cfg.SYNChecker
 	if e.checker, err = synchecker.New(synchecker.Config{
 		Port: port, Addrs: e.self.Public, LinkPort: e.self.LinkPort, Keys: e.keys, Node: e.self.ID,
-		Nonces: e.door.nonces, P: e.p.cfg.SYNChecker.P, SYNLimit: e.p.cfg.SYNChecker.SYNLimit,
+		Nonces: e.door.nonces, Budget: synchecker.BudgetConfig{Probability: budget.Probability, Answers: budget.Answers, Processor: budget.Processor},
 		Verified: e.door.verified, Admit: e.door.knocked, Admitted: e.door.admitted, Log: e.log, Now: e.host.Now,
 	}); err != nil {
 		return nil, errors.Join(err, port.Close())

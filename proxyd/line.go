@@ -237,6 +237,14 @@ func (p *movingPort) Arm(m synchecker.Mode) error {
 	return nil
 }
 
+// Sample implements synchecker.Sampler; a port that can't takes everything. It is the reader's.
+func (p *movingPort) Sample(share float64) error {
+	if s, ok := p.now.(synchecker.Sampler); ok {
+		return s.Sample(share)
+	}
+	return nil
+}
+
 // Lost implements synchecker.Port.
 func (p *movingPort) Lost() uint64 {
 	p.mu.Lock()

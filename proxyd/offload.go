@@ -23,6 +23,14 @@ func (p *movingPort) offloadLocked() (synchecker.Offload, bool) {
 	return o, ok && !p.failed
 }
 
+// Offloads implements synchecker.Offload.
+func (p *movingPort) Offloads() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, ok := p.offloadLocked()
+	return ok && !p.closed
+}
+
 // Taken is the path of the port that is armed.
 func (p *movingPort) Taken() synchecker.Taken {
 	p.mu.Lock()

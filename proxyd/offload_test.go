@@ -27,6 +27,7 @@ func (p *program) Arm(m synchecker.Mode) error {
 	p.told = append(p.told, m.String())
 	return p.vanishing.Arm(m)
 }
+func (p *program) Offloads() bool                 { return true }
 func (p *program) Program(synchecker.Rules) error { p.told = append(p.told, "rules"); return p.err }
 func (p *program) Gate(g synchecker.Gate) error {
 	p.told, p.gate = append(p.told, "gate"), g

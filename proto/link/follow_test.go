@@ -168,11 +168,18 @@ func TestToldTargetIsKnockedAndDialledAgain(t *testing.T) {
 	creds, id := f.agent()
 	n := f.node(nil)
 	k := &knocks{}
+	var mu sync.Mutex
 	var dials []time.Time
 	var lastKnock []int
 	d := &Dialer{Creds: creds, Knock: k.knock, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		dials, lastKnock = append(dials, time.Now()), append(lastKnock, len(k.got))
-		if len(dials) < 3 {
+		k.mu.Lock()
+		knocked := len(k.got)
+		k.mu.Unlock()
+		mu.Lock()
+		dials, lastKnock = append(dials, time.Now()), append(lastKnock, knocked)
+		n := len(dials)
+		mu.Unlock()
+		if n < 3 {
 			<-ctx.Done() // the door is not open yet: silence
 			return nil, ctx.Err()
 		}
@@ -195,13 +202,13 @@ func TestToldTargetIsKnockedAndDialledAgain(t *testing.T) {
 }
 
 func TestToldTargetIsDialledThreeTimesAtMost(t *testing.T) {
-	n := 0
+	var dials atomic.Int32
 	d := &Dialer{Knock: (&knocks{}).knock, DialContext: func(context.Context, string, string) (net.Conn, error) {
-		n++
+		dials.Add(1)
 		return nil, syscall.ECONNREFUSED
 	}}
 	_, _, err := d.FollowTold(t.Context(), proto.Target{Addr4: netip.MustParseAddr("198.18.0.1"), Port: 7443, Node: proto.NewNodeID()}, proto.KindData)
-	if !errors.Is(err, syscall.ECONNREFUSED) || n != 3 {
+	if n := dials.Load(); !errors.Is(err, syscall.ECONNREFUSED) || n != 3 {
 		t.Errorf("%d dials, %v", n, err)
 	}
 	if strings.Count(err.Error(), "refused") != 1 {

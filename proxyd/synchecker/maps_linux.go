@@ -52,7 +52,7 @@ const (
 func statsOf(n *[stats]uint64) Stats {
 	return Stats{
 		Frames: n[statFrames], Malformed: n[statMalformed], SYNSeen: n[statSYNSeen],
-		SYNLimited: n[statSYNLimited], SYNSampledOut: n[statSYNSampledOut], SYNCapped: n[statSYNCapped],
+		SYNLimited: n[statSYNCapped], SYNSampledOut: n[statSYNSampledOut],
 		SYNAnswered: n[statSYNAnswered], Keyed: n[statKeyed], KeyedLimited: n[statKeyedLimited],
 		KeyedStale: n[statKeyedStale], Short: n[statShort], CookiesBad: n[statCookiesBad],
 		CookiesOK: n[statCookiesOK], BadTag: n[statBadTag], FlightsLimited: n[statFlightsLimited],
@@ -123,9 +123,9 @@ const (
 
 // Classes of SYNs; the higher, the later the budget of answers ends for them.
 const (
-	synFresh = iota
-	synAgain
-	synKeyed
+	classFresh = iota
+	classAgain
+	classKeyed
 
 	// answerStep is how far each class may run ahead of the budget, longer than a tick of the coarse clock.
 	answerStep = 20_000_000 // ns

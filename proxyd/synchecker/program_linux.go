@@ -502,7 +502,7 @@ func (p *program) syn() {
 	p.allowed("pass")
 	p.count(statSYNSeen)
 	p.load(r3, fp, frLen, size8)
-	p.put(fp, frClass, synFresh, size8)
+	p.put(fp, frClass, classFresh, size8)
 	p.add(asm.JLT.Imm(r3, preambleLen, "ordinary"))
 	p.load(r1, fp, frData, size8)
 	p.add(asm.Add.Reg(r1, r7), asm.Add.Imm(r1, preambleLen), asm.JGT.Reg(r1, r8, "ordinary"))
@@ -541,7 +541,7 @@ func (p *program) syn() {
 	p.load(r1, r9, ruleMode, size4)
 	p.add(asm.JEq.Imm(r1, int32(Dark), "dark keyed"))
 	p.count(statKeyed)
-	p.put(fp, frClass, synKeyed, size8)
+	p.put(fp, frClass, classKeyed, size8)
 	p.epoch(r3)
 	p.flow()
 	p.store(fp, frFlow64, r0, size8)
@@ -604,7 +604,7 @@ func (p *program) share() {
 			}
 			p.add(asm.Sub.Reg(r2, r1), asm.Neg.Imm(r2, 0), asm.And.Imm(r2, 0xff)) // its age
 			p.add(asm.JEq.Imm(r2, 0, next), asm.JGT.Imm(r2, seenAge, next))
-			p.put(fp, frClass, synAgain, size8)
+			p.put(fp, frClass, classAgain, size8)
 			p.at(next)
 		}
 	}
@@ -617,7 +617,7 @@ func (p *program) share() {
 	p.call(asm.FnGetPrandomU32)
 	p.load(r1, r9, ruleFresh, size8)
 	p.load(r2, fp, frClass, size8)
-	p.add(asm.JEq.Imm(r2, synFresh, "draw"))
+	p.add(asm.JEq.Imm(r2, classFresh, "draw"))
 	p.load(r1, r9, ruleAgain, size8)
 	p.at("draw")
 	p.add(asm.Mov.Reg32(r0, r0), asm.JLT.Reg(r0, r1, "fair"))

@@ -144,7 +144,7 @@ func (checkCmd) Help() string {
 		"Signing node: fleet; [[service]] name, public, origin, groups, plain, proxy_protocol, anchors; " +
 		"[[node]] name, kind, public, link_port, backplane, relay_ports, neighbours. " +
 		"Edge: interface; [detector] interval; [detector.threshold] all, syn, icmp, udp; " +
-		"[attack] quiet, suspend_after; [syn_checker] path, p, syn_limit; [firewall] allow; [admission] rate, burst; stop_wait."
+		"[attack] quiet, suspend_after; [syn_checker] path, probability, answers, processor; [firewall] allow; [admission] rate, burst; stop_wait."
 }
 
 // Run checks configuration, membership and rights, and starts nothing.

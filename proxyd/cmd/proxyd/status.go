@@ -87,6 +87,10 @@ func printStatus(w io.Writer, st proxyd.Status, now time.Time) error {
 	}
 	printRates(tw, st)
 	printPath(tw, st)
+	if s := st.Sampling; s != nil {
+		fmt.Fprintf(tw, "answers\tby %s: %.1f %% of fresh SYNs, %.1f %% of retransmitted ones, at most %.0f/s; %.1f %% looked at; keyed ones always\n",
+			s.Mode, 100*s.Fresh, 100*s.Again, s.Answers, 100*s.Intake)
+	}
 	if len(st.Disclosed) > 0 {
 		fmt.Fprintf(tw, "told\t%s\n", pairs(st.Disclosed, "%s to %d agents"))
 	}
