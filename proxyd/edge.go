@@ -159,6 +159,9 @@ func (e *edge) open(ctx context.Context) (undo func() error, err error) {
 	}); err != nil {
 		return nil, errors.Join(err, port.Close())
 	}
+	if cookies := slices.ContainsFunc(guard.Services, func(a netip.AddrPort) bool { return guard.Plain(a) == firewall.PlainCookie }); cookies && !e.host.SYNCookies() {
+		e.log.Warn("the kernel takes no SYN cookies, so no new plain client gets in during an attack: sysctl net.ipv4.tcp_syncookies=1, or set plain = \"drop\" for the services")
+	}
 	if err := port.Gate(gateOf(guard)); err != nil {
 		return nil, errors.Join(err, port.Close())
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -31,6 +33,8 @@ type Host interface {
 	Interface(addr netip.Addr) (string, error)
 	// Links calls changed when an interface or an address may have come or gone, until ctx is done.
 	Links(ctx context.Context, changed func()) error
+	// SYNCookies reports whether the kernel takes cookies for connections.
+	SYNCookies() bool
 	Now() time.Time
 }
 
@@ -50,6 +54,12 @@ type Firewall interface {
 type kernel struct{}
 
 func (kernel) Now() time.Time { return time.Now() }
+
+// SYNCookies reads the sysctl; where there is none, the kernel was built without them.
+func (kernel) SYNCookies() bool {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/tcp_syncookies")
+	return err == nil && strings.TrimSpace(string(b)) != "0"
+}
 
 // Listen listens for TCP. Multipath TCP is off: its options would not survive the SYN Checker.
 func (kernel) Listen(ctx context.Context, addr netip.AddrPort) (net.Listener, error) {

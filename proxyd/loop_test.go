@@ -3,14 +3,17 @@ package proxyd
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"migrationsensor/detect"
+	"migrationsensor/proxyd/synchecker"
 )
 
 // counter counts one more SYN each millisecond, and its interface is gone for a while.
@@ -102,6 +105,7 @@ func TestStopAsTheAttackIsFound(t *testing.T) {
 	e := w.nodes["p1"].edge
 	w.nodes["p1"].Stop()
 	w.stopped("p1")
+	w.eventually("its port is closed", func() bool { return errors.Is(e.port.Arm(synchecker.Off), net.ErrClosed) })
 	e.verdict.Store(&detect.Verdict{Attack: true})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -180,6 +180,9 @@ func (m *machine) Counter(ifname string) (detect.Counter, error) {
 	return &counter{g: g, before: g.read()}, nil
 }
 
+// SYNCookies is true: nothing in memory runs out of room for half-open connections.
+func (m *machine) SYNCookies() bool { return true }
+
 func (m *machine) Port(ifname string, f synchecker.Filter, _ synchecker.Path) (synchecker.Port, synchecker.Taken, error) {
 	g, err := m.gate(ifname)
 	if err != nil {
