@@ -31,10 +31,11 @@ type jar struct {
 	start  time.Time // epochs count from here, by the monotonic clock: a step of the wall clock costs nothing
 }
 
-func newJar(start time.Time) jar {
+// newJar begins with the second epoch: the packet program's clock is some ms late.
+func newJar(now time.Time) jar {
 	var b [16]byte
 	rand.Read(b[:]) // never fails (crypto/rand)
-	return jar{binary.LittleEndian.Uint64(b[:]), binary.LittleEndian.Uint64(b[8:]), start}
+	return jar{binary.LittleEndian.Uint64(b[:]), binary.LittleEndian.Uint64(b[8:]), now.Add(-epochLen)}
 }
 
 func (j *jar) epoch(now time.Time) uint64 { return uint64(now.Sub(j.start) / epochLen) }

@@ -1,6 +1,9 @@
 package synchecker
 
 import (
+	"net/netip"
+	"slices"
+
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 )
@@ -11,13 +14,14 @@ import (
 //	IPv4   24: source 4, destination 4   IPv6   0: source 16, destination 16
 //	both   32: ports 4, epoch 3, length 1
 const (
-	frFlow    = -40
-	frFlow4   = frFlow + 24
-	frPorts   = frFlow + 32
-	frNow     = -48 // ns of the coarse clock
-	frCount   = -56 // the counters of this CPU
-	frKind    = -64 // for the DDoS Detector
-	frL3      = -72 // offset of the IP header in the frame
+	frFlow  = -40
+	frFlow4 = frFlow + 24
+	frPorts = frFlow + 32
+	frNow   = -48 // ns of the coarse clock
+	frCount = -56 // the counters of this CPU
+	frKind  = -64 // for the DDoS Detector
+	frL3    = -71 // offset of the IP header in the frame. This and the family are unaligned bytes: so the
+	// verifier does not know them, and follows what comes after once, not for each of their values
 	frL4      = -80 // and of what follows it
 	frLen     = -88 // of what follows it by the IP header; later of TCP's payload
 	frData    = -96 // offset of TCP's payload
@@ -25,7 +29,7 @@ const (
 	frAck     = -112
 	frFlags   = -120 // TCP's
 	frHeader  = -128 // length of TCP's header
-	frFamily  = -136
+	frFamily  = -135
 	frCookie  = -144
 	frFlow64  = -152 // hash of the flow
 	frOut     = -160 // length of the answer's TCP header
@@ -134,7 +138,7 @@ func (p *program) ethernet() {
 	p.load(r2, r7, 16, size2)
 	p.set(r3, etherLen+vlanLen)
 	p.at("untagged")
-	p.store(fp, frL3, r3, size8)
+	p.store(fp, frL3, r3, size1)
 	p.mov(r4, r7)
 	p.add(asm.Add.Reg(r4, r3))
 	p.add(asm.JEq.Imm(r2, wireIPv4, "ipv4"), asm.JEq.Imm(r2, wireIPv6, "ipv6"))
@@ -152,8 +156,14 @@ func (p *program) ipv4() {
 		}
 	}
 	p.goTo("pass")
+	if !slices.ContainsFunc(p.f.Addrs, func(a netip.Addr) bool { return a.Unmap().Is4() }) {
+		return // nobody may come to what follows
+	}
 
 	p.at("ours4")
+	for i := int16(0); i < 24; i += 8 {
+		p.put(fp, frFlow+i, 0, size8)
+	}
 	p.load(r2, r4, 12, size4)
 	p.store(fp, frFlow4, r2, size4)
 	p.store(fp, frFlow4+4, r1, size4)
@@ -166,7 +176,7 @@ func (p *program) ipv4() {
 		p.put(fp, half.at+8, -0x10000, size4) // 00 00 ff ff
 		p.store(fp, half.at+12, half.r, size4)
 	}
-	p.put(fp, frFamily, 4, size8)
+	p.put(fp, frFamily, 4, size1)
 	p.load(r1, r4, 0, size1)
 	p.mov(r2, r1)
 	p.add(asm.RSh.Imm(r2, 4), asm.JNE.Imm(r2, 4, "malformed"))
@@ -178,7 +188,7 @@ func (p *program) ipv4() {
 	p.store(fp, frLen, r2, size8)
 	p.mov(r2, r4)
 	p.add(asm.Add.Reg(r2, r1), asm.JGT.Reg(r2, r8, "malformed"))
-	p.load(r3, fp, frL3, size8)
+	p.load(r3, fp, frL3, size1)
 	p.add(asm.Add.Reg(r3, r1))
 	p.store(fp, frL4, r3, size8)
 
@@ -198,7 +208,7 @@ func (p *program) kinds() {
 		next := p.name("kind")
 		p.add(asm.JNE.Imm(r1, k.proto, next))
 		if k.proto != protoUDP { // each with its own version of IP
-			p.load(r2, fp, frFamily, size8)
+			p.load(r2, fp, frFamily, size1)
 			p.add(asm.JNE.Imm(r2, map[int32]int32{protoICMP: 4, protoICMPv6: 6}[k.proto], next))
 		}
 		p.put(fp, frKind, int64(k.kind), size8)
@@ -224,6 +234,9 @@ func (p *program) ipv6() {
 		}
 	}
 	p.goTo("pass")
+	if !slices.ContainsFunc(p.f.Addrs, func(a netip.Addr) bool { return a.Unmap().Is6() }) {
+		return
+	}
 
 	p.at("ours6")
 	p.store(fp, frFlow+16, r1, size8)
@@ -238,7 +251,7 @@ func (p *program) ipv6() {
 	p.store(fp, frSource+8, r5, size8)
 	p.add(asm.JNE.Reg(r1, r3, "other6"), asm.JEq.Reg(r2, r5, "malformed"))
 	p.at("other6")
-	p.put(fp, frFamily, 6, size8)
+	p.put(fp, frFamily, 6, size1)
 	p.load(r1, r4, 0, size1)
 	p.add(asm.RSh.Imm(r1, 4), asm.JNE.Imm(r1, 6, "malformed"))
 	p.add(asm.JEq.Imm(r3, 0, "malformed")) // unspecified, loopback, mapped
@@ -246,10 +259,11 @@ func (p *program) ipv6() {
 	p.load(r1, r4, 4, size2)
 	p.swap(r1, size2)
 	p.store(fp, frLen, r1, size8)
-	p.load(r3, fp, frL3, size8)
+	p.load(r3, fp, frL3, size1)
 	p.add(asm.Add.Imm(r3, 40))
 	p.store(fp, frL4, r3, size8)
 	p.load(r1, r4, 6, size1)
+	p.goTo("transport")
 }
 
 // transport tells the protocols apart.
@@ -322,7 +336,7 @@ func (p *program) allowed(label string) {
 	p.load(r3, r9, ruleFlags, size4)
 	p.add(asm.And.Imm(r3, flagAllow), asm.JEq.Imm(r3, 0, end))
 	p.addr(r1, fp, frFlow)
-	p.load(r2, fp, frFamily, size8)
+	p.load(r2, fp, frFamily, size1)
 	p.sub("allowed")
 	p.add(asm.JNE.Imm(r0, 0, label))
 	p.at(end)
@@ -342,7 +356,7 @@ func (p *program) admitted(label string) {
 func (p *program) live(label string) {
 	p.mov(r1, r6)
 	p.addr(r2, fp, frFlow)
-	p.load(r3, fp, frFamily, size8)
+	p.load(r3, fp, frFamily, size1)
 	p.sub("live")
 	p.add(asm.JNE.Imm(r0, 0, label))
 }
@@ -409,7 +423,7 @@ func (p *program) link() {
 	// Proven by its cookie, so each address has a budget of its own.
 	p.load(r1, fp, frSource, size8)
 	p.store(fp, frClaim+8, r1, size8)
-	p.load(r2, fp, frFamily, size8)
+	p.load(r2, fp, frFamily, size1)
 	p.load(r1, fp, frSource+8, size8)
 	p.add(asm.JEq.Imm(r2, 4, "flight of 4"))
 	p.set(r1, 0) // a /64
@@ -437,6 +451,7 @@ func (p *program) link() {
 
 	p.at("stray")
 	p.live("pass")
+	p.at("ignored")
 	p.drop(statIgnored)
 }
 
@@ -463,7 +478,7 @@ func (p *program) epoch(dst asm.Register) {
 // flow hashes the flow in the epoch of r3 into r0.
 func (p *program) flow() {
 	p.addr(r1, fp, frFlow)
-	p.load(r2, fp, frFamily, size8)
+	p.load(r2, fp, frFamily, size1)
 	p.load(r4, r9, ruleKey, size8)
 	p.load(r5, r9, ruleKey+8, size8)
 	p.sub("flow")
@@ -500,8 +515,11 @@ func (p *program) syn() {
 	p.at("syn")
 	p.admitted("pass")
 	p.allowed("pass")
-	p.count(statSYNSeen)
 	p.load(r3, fp, frLen, size8)
+	p.load(r1, r9, ruleMode, size4)
+	p.add(asm.JNE.Imm(r1, int32(Dark), "seen"), asm.JLT.Imm(r3, preambleLen, "ignored"))
+	p.at("seen")
+	p.count(statSYNSeen)
 	p.put(fp, frClass, classFresh, size8)
 	p.add(asm.JLT.Imm(r3, preambleLen, "ordinary"))
 	p.load(r1, fp, frData, size8)
@@ -665,10 +683,10 @@ func (p *program) answer() {
 	p.store(r7, 10, r2, size2)
 	p.store(r7, 0, r3, size4)
 	p.store(r7, 4, r4, size2)
-	p.load(r1, fp, frL3, size8)
+	p.load(r1, fp, frL3, size1)
 	p.mov(r4, r7)
 	p.add(asm.Add.Reg(r4, r1))
-	p.load(r1, fp, frFamily, size8)
+	p.load(r1, fp, frFamily, size1)
 	p.add(asm.JEq.Imm(r1, 6, "send6"))
 	p.send4()
 	p.at("send6")
@@ -693,7 +711,7 @@ func (p *program) spend(over string) {
 func (p *program) mssOption() {
 	family := p.name("mss")
 	p.load(r4, r9, ruleMSS, size4)
-	p.load(r5, fp, frFamily, size8)
+	p.load(r5, fp, frFamily, size1)
 	p.add(asm.JEq.Imm(r5, 4, family))
 	p.load(r4, r9, ruleMSS+4, size4)
 	p.at(family)
@@ -722,10 +740,10 @@ func (p *program) tcpHeader() {
 
 // resize makes the frame as long as the answer.
 func (p *program) resize() {
-	p.load(r2, fp, frL3, size8)
+	p.load(r2, fp, frL3, size1)
 	p.load(r1, fp, frOut, size8)
 	p.add(asm.Add.Reg(r2, r1), asm.Add.Imm(r2, 20))
-	p.load(r1, fp, frFamily, size8)
+	p.load(r1, fp, frFamily, size1)
 	p.add(asm.JEq.Imm(r1, 4, "sized4"), asm.Add.Imm(r2, 20))
 	p.at("sized4")
 	p.mov(r1, r8)
@@ -855,7 +873,7 @@ func (p *program) udp() {
 	p.allowed("pass")
 	p.mov(r1, r6)
 	p.addr(r2, fp, frFlow)
-	p.load(r3, fp, frFamily, size8)
+	p.load(r3, fp, frFamily, size1)
 	p.sub("connected")
 	p.add(asm.JNE.Imm(r0, 0, "pass"))
 	p.budget(bucketRest, restRate, "pass")
@@ -869,14 +887,14 @@ func (p *program) icmp() {
 	p.within(r4, r8, 2, r1, "malformed")
 	p.load(r1, r4, 0, size1)
 	p.load(r2, r4, 1, size1)
-	p.load(r3, fp, frFamily, size8)
+	p.load(r3, fp, frFamily, size1)
 	p.add(asm.JEq.Imm(r3, 6, "icmp6"))
 	p.add(asm.JNE.Imm(r1, 3, "other icmp"), asm.JEq.Imm(r2, 4, "too big"))
 	p.goTo("other icmp")
 
 	p.at("icmp6")
 	p.add(asm.JEq.Imm(r1, 2, "too big"))
-	p.load(r3, fp, frL3, size8)
+	p.load(r3, fp, frL3, size1)
 	p.mov(r4, r7)
 	p.add(asm.Add.Reg(r4, r3))
 	p.within(r4, r8, 40, r2, "malformed")

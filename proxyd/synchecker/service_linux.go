@@ -9,9 +9,9 @@ import "github.com/cilium/ebpf/asm"
 // needed (net.ipv4.tcp_syncookies = 1, and its own queue is not full) the SYN goes up, within a budget.
 func (p *program) service() {
 	p.at("service")
-	p.add(asm.JEq.Imm(r1, int32(PlainAdmit), "pass"))
 	p.load(r2, r9, ruleMode, size4)
 	p.add(asm.JEq.Imm(r2, int32(Dark), "other tcp"))
+	p.add(asm.JEq.Imm(r1, int32(PlainAdmit), "pass"))
 	p.store(fp, frClass, r1, size8)
 	p.allowed("pass")
 	p.mov(r1, r6)
@@ -64,7 +64,7 @@ func (p *program) service() {
 // socketArgs are the tuple and the rest for a socket lookup, in r2 to r5.
 func (p *program) socketArgs() {
 	four := p.name("tuple4")
-	p.load(r4, fp, frFamily, size8)
+	p.load(r4, fp, frFamily, size1)
 	p.addr(r2, fp, frFlow4)
 	p.set(r3, 12)
 	p.add(asm.JEq.Imm(r4, 4, four))
@@ -75,8 +75,8 @@ func (p *program) socketArgs() {
 	p.set(r5, 0)
 }
 
-// copyTCP copies the header to frTCP, as far as it goes, and zeros behind: the cookie's maker wants all
-// 60 bytes that there might be.
+// copyTCP copies the header to frTCP, with what follows it up to 60 bytes, and zeros behind: the
+// cookie's maker wants all that there might be.
 func (p *program) copyTCP() {
 	for i := int16(0); i < 64; i += 8 {
 		p.put(fp, frTCP+i, 0, size8)
@@ -84,28 +84,29 @@ func (p *program) copyTCP() {
 	p.load(r1, fp, frL4, size8)
 	p.mov(r4, r7)
 	p.add(asm.Add.Reg(r4, r1))
-	p.load(r3, fp, frHeader, size8)
-	p.within(r4, r8, tcpLen, r1, "copied")
 	for i := int16(0); i < 60; i += 4 {
-		if i >= tcpLen {
-			p.add(asm.JLE.Imm(r3, int32(i), "copied"))
+		if i == 0 {
+			p.within(r4, r8, tcpLen, r1, "copied")
+		} else if i >= tcpLen {
 			p.within(r4, r8, int32(i)+4, r1, "copied")
 		}
 		p.load(r1, r4, i, size4)
 		p.store(fp, frTCP+i, r1, size4)
 	}
 	p.at("copied")
+	p.set(r1, 0) // so that the verifier needs not follow each length of its own
+	p.set(r4, 0)
 }
 
 // cookieCall asks about a cookie, with the listener at frFlow64, and gives the listener back. The answer
 // is in r0.
 func (p *program) cookieCall(f asm.BuiltinFunc) {
 	four, none, done := p.name("header4"), p.name("header"), p.name("cookie")
-	p.load(r1, fp, frL3, size8)
+	p.load(r1, fp, frL3, size1)
 	p.mov(r2, r7)
 	p.add(asm.Add.Reg(r2, r1))
 	p.set(r3, 20)
-	p.load(r1, fp, frFamily, size8)
+	p.load(r1, fp, frFamily, size1)
 	p.add(asm.JEq.Imm(r1, 4, four))
 	p.within(r2, r8, 40, r1, none)
 	p.set(r3, 40)
