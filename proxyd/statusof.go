@@ -35,6 +35,17 @@ func (p *Proxy) Status() Status {
 	return st
 }
 
+// Describe tells where each session that ends here stands, for a report of a connection that stands still.
+func (p *Proxy) Describe() string {
+	switch {
+	case p.edge != nil:
+		return p.edge.anchor.Describe()
+	case p.inner != nil:
+		return p.inner.anchor.Describe()
+	}
+	return ""
+}
+
 // serves reports whether a proxy in the state carries clients.
 func serves(s State) bool { return s == Active || s == Defending || s == Draining }
 
