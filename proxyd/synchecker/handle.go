@@ -103,7 +103,7 @@ func (c *Checker) chosen(s *segment, keyed bool, now time.Time) bool {
 	case share < 1 && c.cfg.Rand.Uint64()>>32 >= uint64(share*(1<<32)):
 		c.n.synSampledOut.Add(1)
 	case !c.egress.take(now, c.shares.Answers, class):
-		c.n.synLimited.Add(1)
+		c.n.synCapped.Add(1)
 	default:
 		if !keyed {
 			c.load.Answered++
