@@ -169,9 +169,9 @@ func (b *Budget) steer(over, answered, wanted float64) {
 
 // Classes of SYNs, the first ones first.
 const (
-	synKeyed = iota
-	synAgain
-	synFresh
+	classKeyed = iota
+	classAgain
+	classFresh
 )
 
 // egress holds SYN-ACKs to the most a second. A class goes without while what is left in the bucket is
@@ -183,6 +183,6 @@ func (e *egress) take(now time.Time, answers float64, class int) bool {
 		return true
 	}
 	burst := max(1, answers*burstPart)
-	keep := [...]float64{synKeyed: 0, synAgain: burst / 4, synFresh: burst / 2}[class]
+	keep := [...]float64{classKeyed: 0, classAgain: burst / 4, classFresh: burst / 2}[class]
 	return e.bucket.takeAbove(now, answers*ratePart, burst, min(keep, burst-1))
 }

@@ -57,14 +57,14 @@ func (p *plant) arrive(keyed, again, fresh float64) {
 				free -= p.answer
 				p.load.Busy += p.answer
 				p.sent = append(p.sent, p.now)
-				if class != synKeyed {
+				if class != classKeyed {
 					p.load.Answered++
 				}
 			}
 		}
-		one(keyed, synKeyed, 1, &p.load.Keyed)
-		one(again*p.intake, synAgain, p.shares.Again, &p.load.Again)
-		one(fresh*p.intake, synFresh, p.shares.Fresh, &p.load.Fresh)
+		one(keyed, classKeyed, 1, &p.load.Keyed)
+		one(again*p.intake, classAgain, p.shares.Again, &p.load.Again)
+		one(fresh*p.intake, classFresh, p.shares.Fresh, &p.load.Fresh)
 	}
 	p.shares, p.intake = p.b.Advance(p.now, p.load)
 }

@@ -87,13 +87,13 @@ func (c *Checker) syn(s *segment, mode Mode, now time.Time) {
 
 // chosen says whether a SYN is answered.
 func (c *Checker) chosen(s *segment, keyed bool, now time.Time) bool {
-	class, share := synFresh, c.shares.Fresh
+	class, share := classFresh, c.shares.Fresh
 	switch {
 	case keyed:
-		class, share = synKeyed, 1
+		class, share = classKeyed, 1
 		c.load.Keyed++
 	case c.repeats != nil && c.repeats.again(s, now):
-		class, share = synAgain, c.shares.Again
+		class, share = classAgain, c.shares.Again
 		c.load.Again++
 		c.n.synAgain.Add(1)
 	default:
