@@ -17,7 +17,7 @@ type Shares struct {
 // Bounds of the budget (ours).
 const (
 	tick = 100 * time.Millisecond // how often shares are set
-	idle = time.Second            // after so long without a frame everything begins anew
+	idle = 3 * time.Second        // after so long without a frame everything begins anew
 
 	// A second holds at most Answers: a bucket for a tenth of it, filled at nine tenths a second.
 	burstPart, ratePart = 0.1, 0.9
@@ -55,6 +55,15 @@ type Load struct {
 	Busy                time.Duration // processor time of whoever answers; 0 where nobody measures it
 }
 
+// Load is what a packet program's counts say of the load: it measures no processor time, and sees every
+// SYN.
+func (s Stats) Load() Load {
+	return Load{
+		Fresh: s.SYNSeen - min(s.SYNSeen, s.SYNAgain+s.Keyed), Again: s.SYNAgain, Keyed: s.Keyed,
+		Answered: s.SYNAnswered - min(s.SYNAnswered, s.Keyed), Read: s.Frames, Lost: s.RingLost,
+	}
+}
+
 // Budget sets the shares. By probability they stand; by budget they are 1 until answering takes more
 // than it may, and then what is left after keyed SYNs goes to retransmitted ones first and to fresh
 // ones after them:
@@ -79,7 +88,8 @@ func NewBudget(cfg BudgetConfig) (Budget, error) {
 }
 
 // Advance takes the load until now, and says which shares hold from now on, and which share of plain
-// SYNs is worth looking at. It wants to be called each 100 ms; a gap of a second is a new beginning.
+// SYNs is worth looking at. It wants to be called each 100 ms, or each second where nobody measures
+// processor time; a gap of three seconds is a new beginning.
 func (b *Budget) Advance(now time.Time, l Load) (s Shares, intake float64) {
 	was, dt := b.last, now.Sub(b.at)
 	begin := b.at.IsZero() || dt <= 0 || dt > idle
@@ -159,9 +169,9 @@ func (b *Budget) steer(over, answered, wanted float64) {
 
 // Classes of SYNs, the first ones first.
 const (
-	synKeyed = iota
-	synAgain
-	synFresh
+	classKeyed = iota
+	classAgain
+	classFresh
 )
 
 // egress holds SYN-ACKs to the most a second. A class goes without while what is left in the bucket is
@@ -173,6 +183,6 @@ func (e *egress) take(now time.Time, answers float64, class int) bool {
 		return true
 	}
 	burst := max(1, answers*burstPart)
-	keep := [...]float64{synKeyed: 0, synAgain: burst / 4, synFresh: burst / 2}[class]
+	keep := [...]float64{classKeyed: 0, classAgain: burst / 4, classFresh: burst / 2}[class]
 	return e.bucket.takeAbove(now, answers*ratePart, burst, min(keep, burst-1))
 }

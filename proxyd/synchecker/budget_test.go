@@ -57,14 +57,14 @@ func (p *plant) arrive(keyed, again, fresh float64) {
 				free -= p.answer
 				p.load.Busy += p.answer
 				p.sent = append(p.sent, p.now)
-				if class != synKeyed {
+				if class != classKeyed {
 					p.load.Answered++
 				}
 			}
 		}
-		one(keyed, synKeyed, 1, &p.load.Keyed)
-		one(again*p.intake, synAgain, p.shares.Again, &p.load.Again)
-		one(fresh*p.intake, synFresh, p.shares.Fresh, &p.load.Fresh)
+		one(keyed, classKeyed, 1, &p.load.Keyed)
+		one(again*p.intake, classAgain, p.shares.Again, &p.load.Again)
+		one(fresh*p.intake, classFresh, p.shares.Fresh, &p.load.Fresh)
 	}
 	p.shares, p.intake = p.b.Advance(p.now, p.load)
 }
@@ -185,7 +185,7 @@ func TestGapIsANewBeginning(t *testing.T) {
 	}
 	p.now = p.now.Add(2 * idle)
 	if p.shares, p.intake = p.b.Advance(p.now, p.load); !p.open() {
-		t.Errorf("after 2 s without a frame: %+v, intake %v", p.shares, p.intake)
+		t.Errorf("after 6 s without a frame: %+v, intake %v", p.shares, p.intake)
 	}
 }
 
@@ -218,6 +218,25 @@ func TestBudgetProperties(t *testing.T) {
 		if !p.open() {
 			t.Errorf("seed %d: 5 s after the attack %+v, intake %v", seed, p.shares, p.intake)
 		}
+	}
+}
+
+// TestLoadOfCounts: a budget steered once a second by counts alone, as of a packet program, holds the
+// answers.
+func TestLoadOfCounts(t *testing.T) {
+	b, err := NewBudget(BudgetConfig{Answers: 100_000, Processor: 0.5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s Stats
+	shares, _ := b.Advance(epoch0, s.Load())
+	for i := range 5 {
+		s.SYNSeen, s.SYNAgain, s.Keyed = s.SYNSeen+4_000_000, s.SYNAgain+20_000, s.Keyed+1000
+		s.SYNAnswered += 1000 + uint64(20_000*shares.Again+3_979_000*shares.Fresh)
+		shares, _ = b.Advance(epoch0.Add(time.Duration(i+1)*time.Second), s.Load())
+	}
+	if want := (90_000. - 1000 - 20_000) / 3_979_000; shares.Again != 1 || shares.Fresh < want*0.99 || shares.Fresh > want*1.01 {
+		t.Errorf("got %+v, want fresh %.4f", shares, want)
 	}
 }
 

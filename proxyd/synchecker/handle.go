@@ -87,13 +87,13 @@ func (c *Checker) syn(s *segment, mode Mode, now time.Time) {
 
 // chosen says whether a SYN is answered.
 func (c *Checker) chosen(s *segment, keyed bool, now time.Time) bool {
-	class, share := synFresh, c.shares.Fresh
+	class, share := classFresh, c.shares.Fresh
 	switch {
 	case keyed:
-		class, share = synKeyed, 1
+		class, share = classKeyed, 1
 		c.load.Keyed++
 	case c.repeats != nil && c.repeats.again(s, now):
-		class, share = synAgain, c.shares.Again
+		class, share = classAgain, c.shares.Again
 		c.load.Again++
 		c.n.synAgain.Add(1)
 	default:
@@ -103,7 +103,7 @@ func (c *Checker) chosen(s *segment, keyed bool, now time.Time) bool {
 	case share < 1 && c.cfg.Rand.Uint64()>>32 >= uint64(share*(1<<32)):
 		c.n.synSampledOut.Add(1)
 	case !c.egress.take(now, c.shares.Answers, class):
-		c.n.synLimited.Add(1)
+		c.n.synCapped.Add(1)
 	default:
 		if !keyed {
 			c.load.Answered++

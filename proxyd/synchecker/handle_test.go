@@ -232,6 +232,27 @@ func TestSampling(t *testing.T) {
 	}
 }
 
+// TestPaperTheory: a client that sends n SYNs is answered with probability 1 - (1-p)^n; Linux sends three in three
+// seconds.
+func TestPaperTheory(t *testing.T) {
+	const clients = 10_000
+	f := newFixture(t, Defend, func(c *Config) { c.Budget = BudgetConfig{Probability: 0.25, Answers: 100_000, Processor: 0.5} })
+	b, served := packet{options: linuxOptions}.frame(t), 0
+	for i := range clients {
+		be.PutUint32(b[38:], uint32(i))
+		f.now = f.now.Add(time.Millisecond)
+		for range 3 {
+			if f.raw(b) != nil {
+				served++
+				break
+			}
+		}
+	}
+	if got, want := float64(served)/clients, 1-math.Pow(0.75, 3); math.Abs(got-want) > 0.025 { // 5 standard deviations
+		t.Errorf("%.3f of the clients served, want %.3f", got, want)
+	}
+}
+
 func TestAnswersSpareKeyed(t *testing.T) {
 	f := newFixture(t, Defend, func(c *Config) { c.Budget.Answers = 100 })
 	for range 1000 {

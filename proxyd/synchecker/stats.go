@@ -12,7 +12,7 @@ type Stats struct {
 	Foreign       uint64 // another address or port, or an admitted client's, whom the kernel answers
 	SYNSeen       uint64
 	SYNAgain      uint64 // of them, ordinary ones that were retransmitted; not counted with Probability
-	SYNLimited    uint64 // over the most answers a second
+	SYNCapped     uint64 // over the most answers a second
 	SYNSampledOut uint64 // left out by their class's share
 	SYNAnswered   uint64
 	Keyed         uint64 // SYNs that carried a valid, timely preamble within the agent's rate
@@ -58,7 +58,7 @@ func (s Stats) Add(o Stats) Stats {
 func (s Stats) Counts() map[string]uint64 {
 	return map[string]uint64{
 		"frames": s.Frames, "malformed": s.Malformed, "foreign": s.Foreign,
-		"syn_seen": s.SYNSeen, "syn_again": s.SYNAgain, "syn_limited": s.SYNLimited, "syn_sampled_out": s.SYNSampledOut,
+		"syn_seen": s.SYNSeen, "syn_again": s.SYNAgain, "syn_capped": s.SYNCapped, "syn_sampled_out": s.SYNSampledOut,
 		"syn_answered": s.SYNAnswered,
 		"keyed":        s.Keyed, "keyed_limited": s.KeyedLimited, "keyed_stale": s.KeyedStale,
 		"short": s.Short, "cookies_bad": s.CookiesBad, "cookies_ok": s.CookiesOK,
@@ -77,7 +77,7 @@ func (s Stats) Counts() map[string]uint64 {
 type counters struct {
 	frames, malformed, foreign                       atomic.Uint64
 	synSeen, synAgain                                atomic.Uint64
-	synLimited, synSampledOut, synAnswered           atomic.Uint64
+	synCapped, synSampledOut, synAnswered            atomic.Uint64
 	keyed, keyedLimited, keyedStale                  atomic.Uint64
 	short, cookiesBad, cookiesOK                     atomic.Uint64
 	badTag, badMAC, badKind, clock, version, replays atomic.Uint64
@@ -89,7 +89,7 @@ type counters struct {
 func (c *counters) stats() Stats {
 	return Stats{
 		Frames: c.frames.Load(), Malformed: c.malformed.Load(), Foreign: c.foreign.Load(),
-		SYNSeen: c.synSeen.Load(), SYNAgain: c.synAgain.Load(), SYNLimited: c.synLimited.Load(),
+		SYNSeen: c.synSeen.Load(), SYNAgain: c.synAgain.Load(), SYNCapped: c.synCapped.Load(),
 		SYNSampledOut: c.synSampledOut.Load(), SYNAnswered: c.synAnswered.Load(),
 		Keyed: c.keyed.Load(), KeyedLimited: c.keyedLimited.Load(), KeyedStale: c.keyedStale.Load(),
 		Short: c.short.Load(), CookiesBad: c.cookiesBad.Load(), CookiesOK: c.cookiesOK.Load(),
