@@ -213,9 +213,7 @@ func (c *Checker) steer(o Offload, b *Budget) {
 		return // it is being replaced, or closed
 	}
 	s := Sampling{BudgetConfig: c.cfg.Budget}
-	s.Shares, s.Intake = b.Advance(c.cfg.Now(), Load{
-		Fresh: n.SYNSeen - min(n.SYNSeen, n.Keyed+n.SYNAgain), Again: n.SYNAgain, Keyed: n.Keyed, Answered: n.SYNAnswered - min(n.SYNAnswered, n.Keyed),
-	})
+	s.Shares, s.Intake = b.Advance(c.cfg.Now(), n.Load())
 	if c.cfg.shares != nil {
 		s.Shares = *c.cfg.shares
 	}

@@ -520,7 +520,7 @@ func (p *program) syn() {
 	p.add(asm.JNE.Imm(r1, int32(Dark), "seen"), asm.JLT.Imm(r3, preambleLen, "ignored"))
 	p.at("seen")
 	p.count(statSYNSeen)
-	p.put(fp, frClass, classFresh, size8)
+	p.put(fp, frClass, synFresh, size8)
 	p.add(asm.JLT.Imm(r3, preambleLen, "ordinary"))
 	p.load(r1, fp, frData, size8)
 	p.add(asm.Add.Reg(r1, r7), asm.Add.Imm(r1, preambleLen), asm.JGT.Reg(r1, r8, "ordinary"))
@@ -539,16 +539,6 @@ func (p *program) syn() {
 	p.at("ordinary")
 	p.load(r1, r9, ruleMode, size4)
 	p.add(asm.JEq.Imm(r1, int32(Dark), "drop"))
-	p.load(r3, r9, ruleLimit, size8)
-	p.add(asm.JEq.Imm(r3, 0, "unlimited"))
-	p.add(asm.LoadMapValue(r1, p.m.buckets.FD(), bucketLimit))
-	p.load(r2, fp, frNow, size8)
-	p.load(r4, r9, ruleLimitBurst, size8)
-	p.sub("take")
-	p.add(asm.JNE.Imm(r0, 0, "unlimited"))
-	p.drop(statSYNLimited)
-
-	p.at("unlimited")
 	p.epoch(r3)
 	p.flow()
 	p.store(fp, frFlow64, r0, size8)
@@ -559,7 +549,7 @@ func (p *program) syn() {
 	p.load(r1, r9, ruleMode, size4)
 	p.add(asm.JEq.Imm(r1, int32(Dark), "dark keyed"))
 	p.count(statKeyed)
-	p.put(fp, frClass, classKeyed, size8)
+	p.put(fp, frClass, synKeyed, size8)
 	p.epoch(r3)
 	p.flow()
 	p.store(fp, frFlow64, r0, size8)
@@ -622,7 +612,7 @@ func (p *program) share() {
 			}
 			p.add(asm.Sub.Reg(r2, r1), asm.Neg.Imm(r2, 0), asm.And.Imm(r2, 0xff)) // its age
 			p.add(asm.JEq.Imm(r2, 0, next), asm.JGT.Imm(r2, seenAge, next))
-			p.put(fp, frClass, classAgain, size8)
+			p.put(fp, frClass, synAgain, size8)
 			p.at(next)
 		}
 	}
@@ -635,7 +625,7 @@ func (p *program) share() {
 	p.call(asm.FnGetPrandomU32)
 	p.load(r1, r9, ruleFresh, size8)
 	p.load(r2, fp, frClass, size8)
-	p.add(asm.JEq.Imm(r2, classFresh, "draw"))
+	p.add(asm.JEq.Imm(r2, synFresh, "draw"))
 	p.load(r1, r9, ruleAgain, size8)
 	p.at("draw")
 	p.add(asm.Mov.Reg32(r0, r0), asm.JLT.Reg(r0, r1, "fair"))
