@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math/bits"
 	"net"
 	"net/netip"
@@ -304,9 +305,7 @@ func (d *datapath) admit(admit []Admission, evict []netip.Addr) error {
 			return fmt.Errorf("admit %d addresses to the packet program: %w", len(keys), err)
 		}
 	}
-	for a, until := range latest {
-		d.until[a] = until
-	}
+	maps.Copy(d.until, latest)
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/google/gopacket/layers"
 
 	"migrationsensor/proto"
@@ -24,6 +26,7 @@ type twin struct {
 	*fixture          // alone
 	behind   *fixture // what the program passes
 	d        *datapath
+	program  asm.Instructions // for measurements
 	out      []byte
 }
 
@@ -52,21 +55,11 @@ func newTwin(t testing.TB, mode Mode, change ...func(*Config)) *twin {
 	w.reprogram()
 	w.gate(Gate{})
 	t.Cleanup(func() {
-		if err := d.admit(nil, slices.Collect(mapsKeys(d.until))); err != nil {
+		if err := d.admit(nil, slices.Collect(maps.Keys(d.until))); err != nil {
 			t.Error(err)
 		}
 	})
 	return w
-}
-
-func mapsKeys(m map[netip.Addr]time.Time) func(func(netip.Addr) bool) {
-	return func(yield func(netip.Addr) bool) {
-		for a := range m {
-			if !yield(a) {
-				return
-			}
-		}
-	}
 }
 
 func (w *twin) tick() { w.now = time.Now(); w.behind.now = w.now }
@@ -304,6 +297,20 @@ func TestProgramIsTheChecker(t *testing.T) {
 	})
 }
 
+// TestProgramLeavesAdmittedToTheKernel: never both answer.
+func TestProgramLeavesAdmittedToTheKernel(t *testing.T) {
+	eachMode(t, func(t *testing.T, m Mode) {
+		w := newTwin(t, m)
+		w.admitBoth(client4)
+		w.admitBoth(client6)
+		for name, b := range w.corpus() {
+			if v, _ := w.same(name, b); v == xdpTX {
+				t.Errorf("%s of an admitted client is answered", name)
+			}
+		}
+	})
+}
+
 // TestProgramTruncated cuts every frame everywhere, with and without saying so in its headers.
 func TestProgramTruncated(t *testing.T) {
 	w := newTwin(t, Defend)
@@ -321,13 +328,7 @@ func TestProgramMutations(t *testing.T) {
 		w := newTwin(t, m)
 		r := rand.New(rand.NewPCG(3, 4))
 		frames := w.corpus()
-		names := slices.Sorted(func(yield func(string) bool) {
-			for n := range frames {
-				if !yield(n) {
-					return
-				}
-			}
-		})
+		names := slices.Sorted(maps.Keys(frames))
 		for i := range 20_000 {
 			if i%30 == 0 { // fewer than an agent's burst
 				w.forget()
@@ -340,4 +341,22 @@ func TestProgramMutations(t *testing.T) {
 			w.same(fmt.Sprintf("%s, mutation %d in mode %v", name, i, m), b)
 		}
 	}
+}
+
+// FuzzProgram: no frame makes the program and the checker differ.
+func FuzzProgram(f *testing.F) {
+	w := newTwin(f, Defend)
+	for _, b := range w.corpus() {
+		f.Add(b, byte(Defend))
+		f.Add(b, byte(Dark))
+	}
+	f.Fuzz(func(t *testing.T, b []byte, mode byte) {
+		if len(b) < etherLen || len(b) > wireMTU+etherLen+vlanLen { // the kernel takes no such frame
+			return
+		}
+		w := newTwin(t, Mode(mode%3))
+		if v, _ := w.same("frame", b); v == xdpTX && Mode(mode%3) != Defend {
+			t.Errorf("answered in mode %v", Mode(mode%3))
+		}
+	})
 }
