@@ -97,7 +97,6 @@ const (
 // Buckets of all processors together, each in a cache line of its own.
 const (
 	bucketAnswers = 64 * iota
-	bucketLimit
 	bucketTooBig
 	bucketICMP
 	bucketRest
