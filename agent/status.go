@@ -3,7 +3,9 @@ package agent
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -24,7 +26,14 @@ type Status struct {
 	Protected []string
 	Streams   int
 	Counts    Counts
+	Eaten     []NetworkStatus `json:",omitempty"`
 	Events    []Event
+}
+
+// NetworkStatus is a network that loses SYNs which carry data: there an ordinary one goes first.
+type NetworkStatus struct {
+	Prefix string // of this machine's address in it
+	Until  time.Time
 }
 
 // EdgeStatus is the proxy that the agent uses now.
@@ -130,6 +139,9 @@ func (a *Agent) Status() Status {
 			Moves: a.moved.Load(), Transfers: a.transfers.Load(),
 		},
 	}
+	for _, n := range a.networks.List(a.sys.Now()) {
+		s.Eaten = append(s.Eaten, NetworkStatus{n.Prefix.String(), n.Until})
+	}
 	a.mu.Lock()
 	s.State, s.Why, s.Since = a.state, a.why, a.since
 	for _, p := range a.protected {
@@ -223,4 +235,16 @@ func (a *Agent) Summary() string {
 		return fmt.Sprintf("started, %d addresses protected, not connected yet: %s", len(s.Protected), s.Why)
 	}
 	return s.State
+}
+
+// Describe tells where each session of the agent stands, for a report of a connection that stands still.
+func (a *Agent) Describe() string {
+	a.mu.Lock()
+	all := slices.Collect(maps.Keys(a.tethers))
+	a.mu.Unlock()
+	var w strings.Builder
+	for _, t := range all {
+		w.WriteString(t.sess.Describe())
+	}
+	return w.String()
 }

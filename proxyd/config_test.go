@@ -59,7 +59,7 @@ func TestConfig(t *testing.T) {
 	if p := cfg.Nodes[2].RelayPorts; !slices.Equal(p, []uint16{7445, 7446, 7447, 7448}) || cfg.Nodes[0].RelayPorts != nil {
 		t.Errorf("relay ports of an edge %v, of the signing node %v", p, cfg.Nodes[0].RelayPorts)
 	}
-	if cfg.Services[0].Plain != "drop" || !cfg.Signing() || cfg.Firewall.Allow[0].Bits() != 24 {
+	if cfg.Services[0].Plain != "cookie" || !cfg.Signing() || cfg.Firewall.Allow[0].Bits() != 24 {
 		t.Errorf("got %+v", cfg)
 	}
 }
@@ -72,7 +72,7 @@ func TestConfigMistakes(t *testing.T) {
 		{"unknown table", "[dragons]", "f:1:2: dragons: there is no such key: remove it"},
 		{"single for double brackets", "[node]\nname = \"a\"", "f:1:2: node: is a table: write [[node]]"},
 		{"number for text", "[attack]\nquiet = 30", "f:2:1: attack.quiet: is a number: write a duration"},
-		{"text for number", "[syn_checker]\np = \"1\"", "f:2:1: syn_checker.p: is text in quotes: write a share"},
+		{"text for number", "[syn_checker]\nprobability = \"1\"", "f:2:1: syn_checker.probability: is text in quotes: write a share"},
 		{"bad TOML", "state = ", "f:1:8: expected value"},
 		{"bad address", in(`public = ["198.18.0.20"]`, `public = ["198.18.0.256"]`), `f:23:11: node.public: ParseAddr("198.18.0.256"): IPv4 field has value >255: write a list of addresses`},
 		{"number in a list", in(`["p2"]`, `["p2", 3]`), "f:19:1: node.neighbours: item 2 is a number: write a list of node names"},
@@ -81,8 +81,11 @@ func TestConfigMistakes(t *testing.T) {
 		{"key twice", "fleet = 'a'\nfleet = 'b'", "f:2:1: fleet: key fleet is already defined"},
 		{"bad level", "log_level = 'loud'", "f:1:13: log_level: slog: level string \"loud\": unknown name: write \"debug\""},
 		{"relative state", "state = 'x'", `f:1:1: state: "x" is not an absolute path: write a directory`},
-		{"share above 1", "[syn_checker]\np = 1.5", "f:2:1: syn_checker.p: 1.5 is not between 0 and 1: write a share"},
-		{"not a number", "[syn_checker]\np = nan", "f:2:1: syn_checker.p: NaN is not between"},
+		{"share above 1", "[syn_checker]\nprobability = 1.5", "f:2:1: syn_checker.probability: 1.5 is not above 0 and up to 1: write a share"},
+		{"not a number", "[syn_checker]\nprobability = nan", "f:2:1: syn_checker.probability: NaN is not above 0"},
+		{"a share of nothing", "[syn_checker]\nprobability = 0", "f:2:1: syn_checker.probability: 0 is not above 0 and up to 1: write a share, such as 0.25, or leave it out"},
+		{"no answers", "[syn_checker]\nanswers = 0", "f:2:1: syn_checker.answers: 0 is not between 1 and"},
+		{"two cores", "[syn_checker]\nprocessor = 2", "f:2:1: syn_checker.processor: 2 is not above 0 and up to 1: write a share of one core"},
 		{"a stop that waits for hours", "stop_wait = '2h'", "f:1:1: stop_wait: 2h0m0s is not between 0s and 1m: write a duration"},
 		{"negative admission", "[admission]\nrate = -1", "f:2:1: admission.rate: -1 is not between 0 and 1000000: write new links per second"},
 		{"rate that lets nobody in", "[admission]\nburst = 0", "f:2:1: admission.burst: 0 is not between 1 and 1000000: write a number of links"},
@@ -101,7 +104,7 @@ func TestConfigMistakes(t *testing.T) {
 		{"nobody's address", in(`198.18.0.10:443`, `198.18.0.77:443`), `no node has the address 198.18.0.77`},
 		{"same public twice", in(`"[2001:2::10]:443"`, `"198.18.0.10:443"`), `198.18.0.10:443 also belongs to service "web"`},
 		{"origin without port", in(`10.0.0.80:443`, `10.0.0.80`), `f:8:1: service[0].origin: "10.0.0.80" is not host:port`},
-		{"bad plain", in(`groups`, "plain='reject'\ngroups"), `f:9:1: service[0].plain: "reject" is neither: write "drop" or "admit"`},
+		{"bad plain", in(`groups`, "plain='reject'\ngroups"), `f:9:1: service[0].plain: "reject" is none of them: write "cookie", "drop" or "admit"`},
 		{"no backplane", in(`backplane = "10.0.0.1:7444"`, ``), `node[1].backplane: missing`},
 		{"backplane twice", in(`10.0.0.2:7444`, `10.0.0.1:7444`), `10.0.0.1:7444 is also an address of node[1]`},
 		{"two IPv4 addresses", in(`"2001:2::10"]`, `"198.18.0.11"]`), `node[1].public: more than one IPv4 or IPv6 address`},

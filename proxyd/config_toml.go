@@ -41,7 +41,7 @@ var schema = map[string]keyKind{
 	"service.public":         {list, `write a list of addresses with port, such as ["203.0.113.10:443", "[2001:db8::10]:443"]`},
 	"service.origin":         {str, `write host:port as this service's edges reach it, such as "10.0.0.80:443"`},
 	"service.groups":         {list, `write a list of names, such as ["staff"]`},
-	"service.plain":          {str, `write "drop" or "admit"`},
+	"service.plain":          {str, `write "cookie", "drop" or "admit"`},
 	"service.proxy_protocol": {truth, "write true or false"},
 	"service.anchors":        {list, `write a list of node names in order of preference, such as ["a1", "p2"], or leave it out`},
 
@@ -66,9 +66,11 @@ var schema = map[string]keyKind{
 	"attack.quiet":         {str, `write a duration, such as "30s"`},
 	"attack.suspend_after": {str, `write a duration, such as "30s"`},
 
-	"syn_checker":           {table, "write [syn_checker]"},
-	"syn_checker.p":         {num, "write a share from 0 to 1"},
-	"syn_checker.syn_limit": {num, "write SYN packets per second, 0 for no limit"},
+	"syn_checker":             {table, "write [syn_checker]"},
+	"syn_checker.path":        {str, `write "auto", "xdp-native", "xdp-generic" or "af_packet"`},
+	"syn_checker.probability": {num, "write a share, such as 0.25, or leave it out: as many as answers and processor allow"},
+	"syn_checker.answers":     {num, "write SYN-ACKs per second, 100000 if in doubt"},
+	"syn_checker.processor":   {num, "write a share of one core, 0.5 if in doubt"},
 
 	"stop_wait":       {str, `write a duration of up to a minute, such as "5s", or "0s" to stop at once`},
 	"admission":       {table, "write [admission]"},

@@ -80,3 +80,10 @@ func (j *jar) ours(s *segment, sent uint32, now time.Time) bool {
 	}
 	return match(j.flow(s, e)) || e > 0 && match(j.flow(s, e-1))
 }
+
+// hide spreads what a stranger may choose over a table, in a way that he can't foresee.
+func (j *jar) hide(b [16]byte) (out [16]byte) {
+	be.PutUint64(out[:], siphash.Hash(j.k1, j.k0, b[:]))
+	be.PutUint64(out[8:], siphash.Hash(j.k0, j.k1, b[:]))
+	return out
+}

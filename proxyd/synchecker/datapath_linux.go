@@ -107,8 +107,6 @@ func (d *datapath) encode() ([]byte, error) {
 	le.PutUint64(b[ruleFresh:], uint64(r.Shares.Fresh*(1<<32)))
 	le.PutUint64(b[ruleAgain:], uint64(r.Shares.Again*(1<<32)))
 	le.PutUint64(b[ruleAnswers:], interval(r.Shares.Answers))
-	le.PutUint64(b[ruleLimit:], interval(r.SYNLimit))
-	le.PutUint64(b[ruleLimitBurst:], uint64(time.Second/10)) // as the checker's own
 	for i, mss := range []int{min(mss4, d.mtu-40), min(mss6, d.mtu-60)} {
 		copy(b[ruleMSS+4*i:], []byte{2, 4, byte(mss >> 8), byte(mss)})
 	}

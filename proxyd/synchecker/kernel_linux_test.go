@@ -166,7 +166,7 @@ func TestKernelTransfers(t *testing.T) {
 // TestKernelKeyedSYN: where p leaves nobody in, the preamble in the SYN does.
 func TestKernelKeyedSYN(t *testing.T) {
 	eachPathAndFamily(t, func(t *testing.T, path Path, to netip.Addr) {
-		l := newLiveBy(t, path, Defend, func(c *Config) { c.P = 0 })
+		l := newLiveBy(t, path, Defend, func(c *Config) { c.shares = &Shares{} })
 		for i := range 20 {
 			if err := l.transfer(to, noQuickACK, keyedSYN, lateConnect); err != nil {
 				t.Fatalf("keyed transfer %d: %v, %+v", i, err, l.c.Stats())
@@ -204,13 +204,13 @@ func TestKernelKnockAtDarkEdge(t *testing.T) {
 }
 
 // flooder sends SYNs from the client's end of the wire.
-func (l *live) flooder() func(frames int) {
+func (l *live) flooder(payload ...byte) func(frames int) {
 	p := l.w.open(l.w.client, "eth0", Filter{Addrs: []netip.Addr{client4}, LinkPort: 1})
 	l.t.Cleanup(func() { p.Close() })
 	r := rand.New(rand.NewPCG(8, 9))
 	bufs := make([][]byte, batch)
 	for i := range bufs {
-		bufs[i] = packet{src: client4, dst: wire4, options: linuxOptions}.frame(l.t)
+		bufs[i] = packet{src: client4, dst: wire4, options: linuxOptions, payload: payload}.frame(l.t)
 	}
 	return func(n int) {
 		for n > 0 {
@@ -233,7 +233,7 @@ func TestKernelFlood(t *testing.T) { eachPath(t, testKernelFlood) }
 
 func testKernelFlood(t *testing.T, path Path) {
 	const n = 20_000
-	l := newLiveBy(t, path, Defend, func(c *Config) { c.P = 0.25 })
+	l := newLiveBy(t, path, Defend, func(c *Config) { c.Budget.Probability = 0.25 })
 	send := l.flooder()
 	send(100)
 	wait(t, "the flood arrives", func() bool { return l.c.Stats().SYNSeen == 100 })
@@ -347,9 +347,12 @@ func TestOpenPortSays(t *testing.T) {
 
 // BenchmarkKernelFlood reports what one checker answers of all that one thread can send.
 func BenchmarkKernelFlood(b *testing.B) {
-	for _, p := range []float64{1, 0.1} {
-		b.Run(fmt.Sprintf("p=%v", p), func(b *testing.B) {
-			l := newLive(b, Defend, func(c *Config) { c.P = p })
+	for name, cfg := range map[string]BudgetConfig{
+		"p=1": {Probability: 1}, "p=0.1": {Probability: 0.1}, "budget": {Answers: 100_000, Processor: 0.5},
+		"budget of a tenth": {Answers: 100_000, Processor: 0.1},
+	} {
+		b.Run(name, func(b *testing.B) {
+			l := newLive(b, Defend, func(c *Config) { c.Budget = cfg })
 			send := l.flooder()
 			total := 0
 			start := time.Now()
@@ -357,29 +360,44 @@ func BenchmarkKernelFlood(b *testing.B) {
 				send(1000)
 				total += 1000
 			}
-			var s Stats
-			wait(b, "all seen or lost", func() bool { s = l.c.Stats(); return s.SYNSeen+s.RingLost >= uint64(total) })
 			sec := time.Since(start).Seconds()
+			now := l.c.Sampling()
+			var s Stats
+			wait(b, "all seen or lost", func() bool {
+				s = l.c.Stats()
+				return now.Intake < 1 || s.SYNSeen+s.RingLost >= uint64(total)
+			})
 			b.ReportMetric(float64(total)/sec, "sent/s")
 			b.ReportMetric(float64(s.SYNSeen)/sec, "seen/s")
 			b.ReportMetric(float64(s.SYNAnswered-s.SendLost)/sec, "answered/s")
 			b.ReportMetric(100*float64(s.RingLost)/float64(total), "%lost")
+			b.ReportMetric(now.Fresh, "fresh")
+			b.ReportMetric(now.Intake, "intake")
 		})
 	}
 }
 
-// BenchmarkKernelTransferUnderFlood is a newcomer's whole transfer while another thread floods.
+// BenchmarkKernelTransferUnderFlood is a newcomer's whole transfer while another thread floods: with
+// plain SYNs, or with forged keyed ones.
 func BenchmarkKernelTransferUnderFlood(b *testing.B) {
-	for name, options := range map[string][][3]int{
-		"plain": {noQuickACK}, "keyed": {noQuickACK, keyedSYN, lateConnect},
+	magic := append(preambleMagic[:], make([]byte, preambleLen-len(preambleMagic))...)
+	for name, row := range map[string]struct {
+		options [][3]int
+		flood   []byte
+		budget  BudgetConfig
+	}{
+		"plain":                            {[][3]int{noQuickACK}, nil, BudgetConfig{Probability: 1}},
+		"keyed":                            {[][3]int{noQuickACK, keyedSYN, lateConnect}, nil, BudgetConfig{Answers: 1}},
+		"keyed, budget":                    {[][3]int{noQuickACK, keyedSYN, lateConnect}, nil, BudgetConfig{Answers: 100_000, Processor: 0.5}},
+		"keyed, budget, forged keyed SYNs": {[][3]int{noQuickACK, keyedSYN, lateConnect}, magic, BudgetConfig{Answers: 100_000, Processor: 0.5}},
 	} {
 		b.Run(name, func(b *testing.B) {
 			l := newLive(b, Defend, func(c *Config) {
-				if name == "keyed" {
-					c.P = 0
+				if c.Budget = row.budget; name == "keyed" {
+					c.shares = &Shares{}
 				}
 			})
-			send, stop := l.flooder(), make(chan struct{})
+			send, stop := l.flooder(row.flood...), make(chan struct{})
 			var wg sync.WaitGroup
 			wg.Go(func() {
 				for {
@@ -395,7 +413,7 @@ func BenchmarkKernelTransferUnderFlood(b *testing.B) {
 			var took []time.Duration
 			for b.Loop() {
 				began := time.Now()
-				if l.transfer(wire4, options...) == nil {
+				if l.transfer(wire4, row.options...) == nil {
 					took = append(took, time.Since(began))
 				}
 			}
@@ -406,7 +424,9 @@ func BenchmarkKernelTransferUnderFlood(b *testing.B) {
 				b.ReportMetric(took[len(took)/2].Seconds()*1e3, "p50-ms")
 				b.ReportMetric(took[len(took)*95/100].Seconds()*1e3, "p95-ms")
 			}
-			b.ReportMetric(float64(l.c.Stats().SYNSeen)/time.Since(start).Seconds(), "flood/s")
+			s := l.c.Stats()
+			b.ReportMetric(float64(s.SYNSeen)/time.Since(start).Seconds(), "flood/s")
+			b.ReportMetric(100*float64(s.RingLost)/float64(s.SYNSeen+s.RingLost), "%lost")
 		})
 	}
 }

@@ -27,7 +27,6 @@ const (
 	statFrames stat = kinds + iota
 	statMalformed
 	statSYNSeen
-	statSYNLimited
 	statSYNSampledOut
 	statSYNCapped
 	statSYNAnswered
@@ -52,7 +51,7 @@ const (
 func statsOf(n *[stats]uint64) Stats {
 	return Stats{
 		Frames: n[statFrames], Malformed: n[statMalformed], SYNSeen: n[statSYNSeen],
-		SYNLimited: n[statSYNLimited], SYNSampledOut: n[statSYNSampledOut], SYNCapped: n[statSYNCapped],
+		SYNCapped: n[statSYNCapped], SYNSampledOut: n[statSYNSampledOut],
 		SYNAnswered: n[statSYNAnswered], Keyed: n[statKeyed], KeyedLimited: n[statKeyedLimited],
 		KeyedStale: n[statKeyedStale], Short: n[statShort], CookiesBad: n[statCookiesBad],
 		CookiesOK: n[statCookiesOK], BadTag: n[statBadTag], FlightsLimited: n[statFlightsLimited],
@@ -71,21 +70,19 @@ func packetsOf(n *[stats]uint64) Packets {
 
 // The rules as the program reads them: offsets, in a machine that is little-endian.
 const (
-	ruleMode       = 0
-	ruleMAC        = 4  // 6
-	rulePort       = 10 // 2, as on the wire
-	ruleFlags      = 12
-	ruleKey        = 16 // 16: of the cookies
-	ruleStart      = 32 // when their epochs began, on the kernel's clock; may be below zero
-	ruleWall       = 40 // from that clock to the time of day
-	ruleFresh      = 48 // shares, of 2^32
-	ruleAgain      = 56
-	ruleAnswers    = 64 // ns for each; 0: no limit
-	ruleLimit      = 72
-	ruleLimitBurst = 80
-	ruleMSS        = 88 // 2 × 4: the option, IPv4 and IPv6
-	ruleScale      = 96 // of the kernel's windows
-	ruleSize       = 104
+	ruleMode    = 0
+	ruleMAC     = 4  // 6
+	rulePort    = 10 // 2, as on the wire
+	ruleFlags   = 12
+	ruleKey     = 16 // 16: of the cookies
+	ruleStart   = 32 // when their epochs began, on the kernel's clock; may be below zero
+	ruleWall    = 40 // from that clock to the time of day
+	ruleFresh   = 48 // shares, of 2^32
+	ruleAgain   = 56
+	ruleAnswers = 64 // ns for each; 0: no limit
+	ruleMSS     = 88 // 2 × 4: the option, IPv4 and IPv6
+	ruleScale   = 96 // of the kernel's windows
+	ruleSize    = 104
 
 	ruleSlots = 8
 )
@@ -100,7 +97,6 @@ const (
 // Buckets of all processors together, each in a cache line of its own.
 const (
 	bucketAnswers = 64 * iota
-	bucketLimit
 	bucketTooBig
 	bucketICMP
 	bucketRest

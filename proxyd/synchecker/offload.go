@@ -37,6 +37,8 @@ type Taken struct {
 type Offload interface {
 	Port // Arm switches the program too, and wants Program to have been called
 
+	// Offloads reports whether there is a packet program now: a port that moves to another interface may lose it.
+	Offloads() bool
 	// Program says what the checker does. The program goes by it from the next packet on, by the old
 	// rules or by the new ones, never by both. It must be called now and then (the Checker does, each
 	// 10 s), since the program tells the time of day by it.
@@ -62,27 +64,17 @@ type Rules struct {
 	jar  jar
 	keys map[proto.KeyID]proto.TagMaster
 
-	Shares   Shares
-	SYNLimit float64 // ordinary SYNs looked at, a second; 0: no limit
+	Shares Shares
 }
 
 func (r Rules) String() string {
-	return fmt.Sprintf("rules(%d keys, shares %+v, limit %v)", len(r.keys), r.Shares, r.SYNLimit)
+	return fmt.Sprintf("rules(%d keys, shares %+v)", len(r.keys), r.Shares)
 }
 func (r Rules) GoString() string     { return r.String() }
 func (r Rules) LogValue() slog.Value { return slog.StringValue(r.String()) }
 
 func (r Rules) equal(o Rules) bool {
-	return r.jar == o.jar && r.Shares == o.Shares && r.SYNLimit == o.SYNLimit && maps.Equal(r.keys, o.keys)
-}
-
-// Shares say how many of the ordinary SYNs are answered. Keyed ones always are.
-type Shares struct {
-	Fresh float64 // share of SYNs seen for the first time, 0 to 1: the paper's p
-	Again float64 // share of those that are retransmitted, 0 to 1
-	// Answers is the most SYN-ACKs a second that the packet program sends, keyed ones included, which
-	// come first; 0: no limit.
-	Answers float64
+	return r.jar == o.jar && r.Shares == o.Shares && maps.Equal(r.keys, o.keys)
 }
 
 func (s Shares) check() error {
@@ -119,3 +111,8 @@ type Admission struct {
 
 // Packets are counts by the kinds of the DDoS Detector.
 type Packets struct{ All, SYN, ICMP, UDP uint64 }
+
+// Add returns the sum.
+func (p Packets) Add(o Packets) Packets {
+	return Packets{All: p.All + o.All, SYN: p.SYN + o.SYN, ICMP: p.ICMP + o.ICMP, UDP: p.UDP + o.UDP}
+}

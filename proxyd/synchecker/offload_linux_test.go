@@ -234,7 +234,9 @@ func TestKernelDarkIsSilent(t *testing.T) {
 			return s.Frames == uint64(len(frames)) && s.BadMAC == 1
 		})
 		for _, b := range stop() {
-			t.Errorf("a hidden edge sent %x", b)
+			if b[0]&1 == 0 { // the kernel reports its multicast groups to the link by itself
+				t.Errorf("a hidden edge sent %x", b)
+			}
 		}
 	})
 }
@@ -252,12 +254,12 @@ func TestOpenPathSays(t *testing.T) {
 	if _, _, err := open("xdp"); err == nil {
 		t.Error("took a path that there is not")
 	}
-	p, taken, err := open(PathAuto)
+	p, taken, err := open(PathNative)
 	if err != nil || taken.Path != PathNative || len(taken.Why) != 0 {
-		t.Fatalf("auto on a veth: %+v, %v; want native", taken, err)
+		t.Fatalf("native on a veth: %+v, %v", taken, err)
 	}
 	second, taken, err := open(PathAuto)
-	if err != nil || taken.Path != PathPacket || len(taken.Why) != 2 || !strings.Contains(taken.Why[0], "attached already") {
+	if err != nil || taken.Path != PathPacket || len(taken.Why) != 2 || !strings.Contains(taken.Why[0], "veth") || !strings.Contains(taken.Why[1], "attached already") {
 		t.Errorf("auto beside another program: %+v, %v; want packet sockets and why", taken, err)
 	} else {
 		second.Close()
@@ -284,9 +286,12 @@ func TestOpenPathSays(t *testing.T) {
 		}
 		return netlink.LinkSetMTU(l, 9000)
 	})
+	if _, _, err := open(PathNative); err == nil || !strings.Contains(err.Error(), "MTU") {
+		t.Errorf("native where the driver refuses: %v", err)
+	}
 	p, taken, err = open(PathAuto)
 	if err != nil || taken.Path != PathGeneric || len(taken.Why) != 1 {
-		t.Fatalf("auto where the driver refuses: %+v, %v; want generic and why", taken, err)
+		t.Fatalf("auto: %+v, %v; want generic and why", taken, err)
 	}
 	t.Log(taken.Why)
 	p.Close()
@@ -324,7 +329,7 @@ func TestOpenPathWithoutRights(t *testing.T) {
 			return err
 		}
 		defer p.Close()
-		if taken.Path != PathPacket || len(taken.Why) != 2 || !strings.Contains(taken.Why[0], "CAP_BPF") {
+		if taken.Path != PathPacket || len(taken.Why) != 2 || !strings.Contains(taken.Why[1], "CAP_BPF") {
 			return fmt.Errorf("took %+v, want packet sockets for want of CAP_BPF", taken)
 		}
 		return nil

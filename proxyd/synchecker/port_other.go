@@ -17,3 +17,6 @@ func OpenPath(ifname string, f Filter, _ Path) (Port, Taken, error) {
 	p, err := OpenPort(ifname, f)
 	return p, Taken{Path: PathPacket}, err
 }
+
+// CanOffload needs Linux.
+func CanOffload() error { return fmt.Errorf("packet program: %w", errors.ErrUnsupported) }

@@ -11,9 +11,9 @@ type Stats struct {
 	Malformed     uint64 // not a frame we can read
 	Foreign       uint64 // another address or port, or an admitted client's, whom the kernel answers
 	SYNSeen       uint64
-	SYNLimited    uint64 // over SYNLimit
-	SYNSampledOut uint64 // left out by p
-	SYNCapped     uint64 // beyond Shares.Answers
+	SYNAgain      uint64 // of them, ordinary ones that were retransmitted; not counted with Probability
+	SYNCapped     uint64 // over the most answers a second
+	SYNSampledOut uint64 // left out by their class's share
 	SYNAnswered   uint64
 	Keyed         uint64 // SYNs that carried a valid, timely preamble within the agent's rate
 	KeyedLimited  uint64 // beyond it: treated as ordinary SYNs
@@ -45,21 +45,22 @@ type Stats struct {
 	RingLost       uint64 // frames that arrived when the port's buffer was full
 }
 
-// add adds what another part counted.
-func (s *Stats) add(o Stats) {
-	a, b := reflect.ValueOf(s).Elem(), reflect.ValueOf(o)
+// Add returns the sum, with what another part counted.
+func (s Stats) Add(o Stats) Stats {
+	a, b := reflect.ValueOf(&s).Elem(), reflect.ValueOf(o)
 	for i := range a.NumField() {
 		a.Field(i).SetUint(a.Field(i).Uint() + b.Field(i).Uint())
 	}
+	return s
 }
 
 // Counts gives the figures by the names that a status shows.
 func (s Stats) Counts() map[string]uint64 {
 	return map[string]uint64{
 		"frames": s.Frames, "malformed": s.Malformed, "foreign": s.Foreign,
-		"syn_seen": s.SYNSeen, "syn_limited": s.SYNLimited, "syn_sampled_out": s.SYNSampledOut,
-		"syn_capped": s.SYNCapped, "syn_answered": s.SYNAnswered,
-		"keyed": s.Keyed, "keyed_limited": s.KeyedLimited, "keyed_stale": s.KeyedStale,
+		"syn_seen": s.SYNSeen, "syn_again": s.SYNAgain, "syn_capped": s.SYNCapped, "syn_sampled_out": s.SYNSampledOut,
+		"syn_answered": s.SYNAnswered,
+		"keyed":        s.Keyed, "keyed_limited": s.KeyedLimited, "keyed_stale": s.KeyedStale,
 		"short": s.Short, "cookies_bad": s.CookiesBad, "cookies_ok": s.CookiesOK,
 		"bad_tag": s.BadTag, "bad_mac": s.BadMAC, "bad_kind": s.BadKind,
 		"flights_limited": s.FlightsLimited, "flooded": s.Flooded,
@@ -75,7 +76,8 @@ func (s Stats) Counts() map[string]uint64 {
 // counters is Stats as the loop counts them. One goroutine adds, any may read.
 type counters struct {
 	frames, malformed, foreign                       atomic.Uint64
-	synSeen, synLimited, synSampledOut, synAnswered  atomic.Uint64
+	synSeen, synAgain                                atomic.Uint64
+	synCapped, synSampledOut, synAnswered            atomic.Uint64
 	keyed, keyedLimited, keyedStale                  atomic.Uint64
 	short, cookiesBad, cookiesOK                     atomic.Uint64
 	badTag, badMAC, badKind, clock, version, replays atomic.Uint64
@@ -87,7 +89,7 @@ type counters struct {
 func (c *counters) stats() Stats {
 	return Stats{
 		Frames: c.frames.Load(), Malformed: c.malformed.Load(), Foreign: c.foreign.Load(),
-		SYNSeen: c.synSeen.Load(), SYNLimited: c.synLimited.Load(),
+		SYNSeen: c.synSeen.Load(), SYNAgain: c.synAgain.Load(), SYNCapped: c.synCapped.Load(),
 		SYNSampledOut: c.synSampledOut.Load(), SYNAnswered: c.synAnswered.Load(),
 		Keyed: c.keyed.Load(), KeyedLimited: c.keyedLimited.Load(), KeyedStale: c.keyedStale.Load(),
 		Short: c.short.Load(), CookiesBad: c.cookiesBad.Load(), CookiesOK: c.cookiesOK.Load(),

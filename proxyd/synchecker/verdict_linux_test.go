@@ -205,9 +205,7 @@ func TestProgramSockets(t *testing.T) {
 
 func (w *twin) shares(s Shares) {
 	w.t.Helper()
-	if err := w.c.SetShares(s); err != nil {
-		w.t.Fatal(err)
-	}
+	w.c.told.Store(&Sampling{Shares: s})
 	w.reprogram()
 }
 

@@ -34,7 +34,13 @@ func OpenPath(ifname string, f Filter, want Path) (Port, Taken, error) {
 		if want != PathAuto && want != path {
 			continue
 		}
-		p, err := openXDP(ifname, f, path, packets)
+		var p *xdpPort
+		if want == PathAuto && path == PathNative {
+			err = mute(ifname)
+		}
+		if err == nil {
+			p, err = openXDP(ifname, f, path, packets)
+		}
 		if err == nil {
 			t.Path = path
 			return p, t, nil
@@ -44,9 +50,33 @@ func OpenPath(ifname string, f Filter, want Path) (Port, Taken, error) {
 			packets.Close()
 			return nil, t, fmt.Errorf("packet program on %s: %w", ifname, err)
 		}
-		t.Why = append(t.Why, err.Error())
+		t.Why, err = append(t.Why, err.Error()), nil
 	}
 	return packets, t, nil
+}
+
+// mute says whether what a packet program in the driver sends would not arrive. A veth, and containers have these, hands it to its
+// peer only if that takes packet programs too, and says nothing.
+func mute(ifname string) error {
+	l, err := netlink.LinkByName(ifname)
+	if err != nil {
+		return err
+	}
+	if l.Type() == "veth" {
+		return errors.New("a veth loses the answers unless its peer has a packet program too; where it has, set path = \"xdp-native\"")
+	}
+	return nil
+}
+
+// CanOffload says what keeps this process from loading the packet program; whether a driver takes it shows when it is attached.
+// It changes nothing.
+func CanOffload() error {
+	d, err := newDatapath(Filter{Addrs: []netip.Addr{netip.AddrFrom4([4]byte{198, 18, 0, 1})}, LinkPort: 1}, &net.Interface{Index: 1, HardwareAddr: make(net.HardwareAddr, 6)})
+	if err != nil {
+		return reason(err, PathGeneric)
+	}
+	d.close()
+	return nil
 }
 
 // xdpPort is a Port with the packet program on its interface.
@@ -138,6 +168,9 @@ func (p *xdpPort) with(f func(*datapath) error) error {
 	}
 	return f(p.path)
 }
+
+// Offloads implements Offload.
+func (p *xdpPort) Offloads() bool { return true }
 
 // Program implements Offload. It also follows the interface's hardware address.
 func (p *xdpPort) Program(r Rules) error {

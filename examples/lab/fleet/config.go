@@ -234,9 +234,9 @@ func (c Config) publics(port uint16) string {
 
 // edgeConfig is an edge's own settings.
 func edgeConfig(p Paths, e Edge) string {
-	share := e.P
-	if share == 0 {
-		share = 1
+	checker := "" // the budget
+	if e.P > 0 {
+		checker = fmt.Sprintf("\n[syn_checker]\nprobability = %g\n", e.P)
 	}
 	admission := ""
 	if e.Rate > 0 {
@@ -258,10 +258,7 @@ udp = %d
 [attack]
 quiet = %q
 suspend_after = %q
-
-[syn_checker]
-p = %g
-%s`, p.State, p.Socket, lab.Uplink, e.SYN, e.ICMP, e.UDP, e.Quiet, e.Suspend, share, admission)
+%s%s`, p.State, p.Socket, lab.Uplink, e.SYN, e.ICMP, e.UDP, e.Quiet, e.Suspend, checker, admission)
 }
 
 // anchorConfig is an anchor's own settings.
