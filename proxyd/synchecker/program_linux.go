@@ -866,7 +866,7 @@ func (p *program) udp() {
 	p.load(r3, fp, frFamily, size1)
 	p.sub("connected")
 	p.add(asm.JNE.Imm(r0, 0, "pass"))
-	p.budget(bucketRest, restRate, "pass")
+	p.budget(bucketUDP, udpRate, "pass")
 	p.drop(statFlooded)
 }
 
@@ -928,6 +928,8 @@ func (p *program) otherTCP() {
 	p.at("other syn")
 	p.load(r1, r9, ruleMode, size4)
 	p.add(asm.JEq.Imm(r1, int32(Dark), "flooded"))
+	p.budget(bucketSYN, otherSYNRate, "pass")
+	p.goTo("flooded")
 	p.at("other left")
 	p.budget(bucketRest, restRate, "pass")
 	p.goTo("flooded")
