@@ -139,6 +139,18 @@ const (
 	classFlight
 )
 
+// What claim finds.
+const (
+	claimForged = iota
+	claimGood
+	claimLimited
+)
+
+const oneSecond = 1_000_000_000 // ns
+
+// inAdvance is how far ahead of its rate a bucket may be so that it holds burst, ns.
+func inAdvance(rate, burst int64) uint64 { return uint64((burst - 1) * (oneSecond / rate)) }
+
 const (
 	seenRows = 1 << 20 // 16 MiB
 	seenTick = 29      // 2^29 ns, 0.54 s: a SYN is retransmitted after a second
