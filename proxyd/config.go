@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"migrationsensor/proxyd/synchecker"
 )
 
 // Where things are unless the configuration says otherwise.
@@ -91,6 +93,7 @@ type AttackConfig struct {
 
 // SYNCheckerConfig is [syn_checker].
 type SYNCheckerConfig struct {
+	Path        string  `toml:"path"`        // how it sees packets: auto, xdp-native, xdp-generic or af_packet
 	Probability float64 `toml:"probability"` // share of ordinary SYNs that are answered, the paper's p; 0: what the others allow
 	Answers     float64 `toml:"answers"`     // most SYN-ACKs a second
 	Processor   float64 `toml:"processor"`   // share of one core that answering may take
@@ -136,7 +139,7 @@ func DefaultConfig() Config {
 			Threshold: ThresholdConfig{All: 100_000, SYN: 2_000, ICMP: 1_000, UDP: 10_000},
 		},
 		Attack:     AttackConfig{Quiet: Duration{30 * time.Second}, SuspendAfter: Duration{30 * time.Second}},
-		SYNChecker: SYNCheckerConfig{Answers: defaultAnswers, Processor: 0.5},
+		SYNChecker: SYNCheckerConfig{Path: string(synchecker.PathAuto), Answers: defaultAnswers, Processor: 0.5},
 		Admission:  AdmissionConfig{Rate: 2000, Burst: 500},
 		StopWait:   Duration{5 * time.Second},
 	}

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"migrationsensor/proxyd/synchecker"
 )
 
 // checker finds what is wrong with values that are well formed each for itself.
@@ -86,6 +88,11 @@ func (c *checker) edge() {
 		c.wrong("admission.rate", fmt.Sprintf("%d is not between 0 and 1000000", a.Rate), schema["admission.rate"].fix)
 	} else if a.Rate > 0 && (a.Burst < 1 || a.Burst > 1e6) {
 		c.wrong("admission.burst", fmt.Sprintf("%d is not between 1 and 1000000", a.Burst), schema["admission.burst"].fix)
+	}
+	switch synchecker.Path(cfg.SYNChecker.Path) {
+	case synchecker.PathAuto, synchecker.PathNative, synchecker.PathGeneric, synchecker.PathPacket:
+	default:
+		c.wrong("syn_checker.path", fmt.Sprintf("%q is none of them", cfg.SYNChecker.Path), schema["syn_checker.path"].fix)
 	}
 	_, given := c.places["syn_checker.probability"]
 	if p := cfg.SYNChecker.Probability; !(p >= 0 && p <= 1) || given && p == 0 {

@@ -67,6 +67,7 @@ var schema = map[string]keyKind{
 	"attack.suspend_after": {str, `write a duration, such as "30s"`},
 
 	"syn_checker":             {table, "write [syn_checker]"},
+	"syn_checker.path":        {str, `write "auto", "xdp-native", "xdp-generic" or "af_packet"`},
 	"syn_checker.probability": {num, "write a share, such as 0.25, or leave it out: as many as answers and processor allow"},
 	"syn_checker.answers":     {num, "write SYN-ACKs per second, 100000 if in doubt"},
 	"syn_checker.processor":   {num, "write a share of one core, 0.5 if in doubt"},

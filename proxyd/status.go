@@ -15,6 +15,8 @@ type Status struct {
 	Frontends  []string           `json:"frontends"`            // nodes that serve clients, as far as this one knows
 	Rates      map[string]float64 `json:"rates,omitempty"`      // packets/s by kind, in the last interval
 	Thresholds map[string]float64 `json:"thresholds,omitempty"` // packets/s by kind; absent is off
+	Path       string             `json:"path,omitempty"`       // by which the SYN Checker sees packets
+	PathWhy    []string           `json:"path_why,omitempty"`   // for each better one, why it is not that
 	Sampling   *Sampling          `json:"sampling,omitempty"`   // how the SYN Checker chooses
 	Counts     map[string]uint64  `json:"counts,omitempty"`
 	Agents     int                `json:"agents"`              // connected, and this proxy is their current one

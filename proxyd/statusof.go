@@ -78,6 +78,10 @@ func (e *edge) fill(st *Status) {
 	st.Sessions = e.anchor.Stats().Sessions
 	st.Streams, st.Plain = e.anchor.Streams(), e.packets.Stats().Open
 	st.Disclosed = e.informer.Disclosed()
+	if e.port != nil {
+		taken := e.port.Taken()
+		st.Path, st.PathWhy = string(taken.Path), taken.Why
+	}
 	if e.firewall != nil { // not open yet
 		st.Admitted = e.firewall.Admitted()
 	}

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -79,9 +80,14 @@ type Config struct {
 type Checker struct {
 	cfg  Config
 	log  *slog.Logger
+	jar  jar
 	mode atomic.Int32
 	n    counters
-	says atomic.Pointer[Sampling]
+	says atomic.Pointer[Sampling] // of what the port reads
+	told atomic.Pointer[Sampling] // of what a packet program answers; nil: there is none
+
+	programming sync.Mutex // guards what follows
+	programmed  Rules
 
 	// Owned by Run's goroutine.
 	budget    Budget
@@ -90,7 +96,6 @@ type Checker struct {
 	ticked    time.Time
 	egress    egress
 	repeats   *repeats // nil with Probability
-	jar       jar
 	enrol     bucket
 	newcomers *agents // addresses that show a token
 	agents    *agents
@@ -143,6 +148,9 @@ func New(cfg Config) (*Checker, error) {
 
 // SetMode switches what the checker does from the next frame on.
 func (c *Checker) SetMode(m Mode) error {
+	if err := c.program(true); err != nil {
+		return fmt.Errorf("syn checker to mode %v: %w", m, err)
+	}
 	c.mode.Store(int32(m))
 	if err := c.cfg.Port.Arm(m); err != nil {
 		return fmt.Errorf("syn checker to mode %v: %w", m, err)
@@ -150,9 +158,76 @@ func (c *Checker) SetMode(m Mode) error {
 	return nil
 }
 
+// program tells a packet program what has changed. At least it needs to know the time of day, and a
+// port that was opened again everything: so now and then it is told all the same.
+func (c *Checker) program(anyway bool) error {
+	o, ok := c.cfg.Port.(Offload)
+	if !ok {
+		return nil
+	}
+	c.programming.Lock()
+	defer c.programming.Unlock()
+	r := c.rules()
+	if !anyway && r.equal(c.programmed) {
+		return nil
+	}
+	if err := o.Program(r); err != nil {
+		return fmt.Errorf("packet program: %w", err)
+	}
+	c.programmed = r
+	return nil
+}
+
+func (c *Checker) rules() Rules {
+	return Rules{jar: c.jar, keys: c.cfg.Keys.TagMasters(), Shares: c.Sampling().Shares}
+}
+
+// keep keeps a packet program up to date until ctx is done.
+func (c *Checker) keep(ctx context.Context, o Offload) {
+	const anyway = 100
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	budget := c.budget // of its own: what the port reads is hardly any of the flood
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		c.steer(o, &budget)
+		if err := c.program(n%anyway == 0); err != nil && ctx.Err() == nil && n%anyway == 0 {
+			c.log.Warn("packet program goes by old rules", "err", err)
+		}
+	}
+}
+
+// steer sets the program's shares by what it has seen. Nobody measures its processor time, of which it takes a fifteenth of the
+// kernel's for the same: Answers is its limit.
+func (c *Checker) steer(o Offload, b *Budget) {
+	if !o.Offloads() {
+		c.told.Store(nil)
+		return
+	}
+	n, err := o.Stats()
+	if err != nil {
+		return // it is being replaced, or closed
+	}
+	s := Sampling{BudgetConfig: c.cfg.Budget}
+	s.Shares, s.Intake = b.Advance(c.cfg.Now(), n.Load())
+	if c.cfg.shares != nil {
+		s.Shares = *c.cfg.shares
+	}
+	c.told.Store(&s)
+}
+
 // Stats reads the counters.
 func (c *Checker) Stats() Stats {
 	s := c.n.stats()
+	if o, ok := c.cfg.Port.(Offload); ok {
+		if program, err := o.Stats(); err == nil {
+			s = s.Add(program)
+		}
+	}
 	s.RingLost = c.cfg.Port.Lost()
 	return s
 }
@@ -165,7 +240,12 @@ type Sampling struct {
 }
 
 // Sampling tells how SYNs are chosen now.
-func (c *Checker) Sampling() Sampling { return *c.says.Load() }
+func (c *Checker) Sampling() Sampling {
+	if s := c.told.Load(); s != nil {
+		return *s
+	}
+	return *c.says.Load()
+}
 
 // advance sets the shares by what came since it was last called.
 func (c *Checker) advance(now time.Time) {
@@ -191,6 +271,13 @@ func (c *Checker) Run(ctx context.Context) error {
 	runtime.LockOSThread() // whose processor time is measured
 	defer runtime.UnlockOSThread()
 	defer c.cfg.Port.Close()
+	if o, ok := c.cfg.Port.(Offload); ok {
+		keeping, cancel := context.WithCancel(ctx)
+		var wg sync.WaitGroup
+		wg.Go(func() { c.keep(keeping, o) })
+		defer wg.Wait()
+		defer cancel()
+	}
 	defer context.AfterFunc(ctx, func() { c.cfg.Port.Close() })()
 	c.budget.at = time.Time{} // the time of another thread says nothing
 	c.advance(c.cfg.Now())

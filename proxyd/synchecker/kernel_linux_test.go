@@ -37,8 +37,14 @@ type live struct {
 
 func newLive(t testing.TB, mode Mode, change ...func(*Config)) *live {
 	t.Helper()
+	return newLiveBy(t, PathPacket, mode, change...)
+}
+
+// newLiveBy takes a path: what the checker does must not depend on it.
+func newLiveBy(t testing.TB, path Path, mode Mode, change ...func(*Config)) *live {
+	t.Helper()
 	l := &live{w: newWire(t)}
-	port := l.w.open(l.w.edge, "edge0", Filter{Addrs: []netip.Addr{wire4, wire6}, LinkPort: testPort})
+	port := l.w.openBy(path, Filter{Addrs: []netip.Addr{wire4, wire6}, LinkPort: testPort})
 	l.fixture = newFixture(t, mode, append([]func(*Config){func(c *Config) {
 		c.Port, c.Addrs, c.Now = port, []netip.Addr{wire4, wire6}, time.Now
 		c.Verified = func(Client) (proto.Reply, bool) { return proto.Reply{Kind: proto.ReplyRetry}, true }
@@ -125,10 +131,23 @@ func eachFamily(t *testing.T, f func(t *testing.T, to netip.Addr)) {
 	t.Run("IPv6", func(t *testing.T) { f(t, wire6) })
 }
 
+// eachPath runs a test by packet sockets alone and with the packet program in either place.
+func eachPath(t *testing.T, f func(t *testing.T, path Path)) {
+	for _, path := range []Path{PathPacket, PathGeneric, PathNative} {
+		t.Run(string(path), func(t *testing.T) { f(t, path) })
+	}
+}
+
+func eachPathAndFamily(t *testing.T, f func(t *testing.T, path Path, to netip.Addr)) {
+	eachPath(t, func(t *testing.T, path Path) {
+		eachFamily(t, func(t *testing.T, to netip.Addr) { f(t, path, to) })
+	})
+}
+
 func TestKernelTransfers(t *testing.T) {
-	eachFamily(t, func(t *testing.T, to netip.Addr) {
+	eachPathAndFamily(t, func(t *testing.T, path Path, to netip.Addr) {
 		const n = 50
-		l := newLive(t, Defend)
+		l := newLiveBy(t, path, Defend)
 		for i := range n {
 			options := [][3]int{noQuickACK}
 			if i%5 == 0 { // other systems acknowledge the SYN-ACK at once
@@ -146,8 +165,8 @@ func TestKernelTransfers(t *testing.T) {
 
 // TestKernelKeyedSYN: where p leaves nobody in, the preamble in the SYN does.
 func TestKernelKeyedSYN(t *testing.T) {
-	eachFamily(t, func(t *testing.T, to netip.Addr) {
-		l := newLive(t, Defend, func(c *Config) { c.shares = &Shares{} })
+	eachPathAndFamily(t, func(t *testing.T, path Path, to netip.Addr) {
+		l := newLiveBy(t, path, Defend, func(c *Config) { c.shares = &Shares{} })
 		for i := range 20 {
 			if err := l.transfer(to, noQuickACK, keyedSYN, lateConnect); err != nil {
 				t.Fatalf("keyed transfer %d: %v, %+v", i, err, l.c.Stats())
@@ -158,8 +177,8 @@ func TestKernelKeyedSYN(t *testing.T) {
 }
 
 func TestKernelKnockAtDarkEdge(t *testing.T) {
-	eachFamily(t, func(t *testing.T, to netip.Addr) {
-		l := newLive(t, Dark)
+	eachPathAndFamily(t, func(t *testing.T, path Path, to netip.Addr) {
+		l := newLiveBy(t, path, Dark)
 		l.w.client.must("knock", func() error {
 			c, err := net.Dial("udp", netip.AddrPortFrom(to, testPort).String())
 			if err != nil {
@@ -210,9 +229,11 @@ func (l *live) flooder(payload ...byte) func(frames int) {
 }
 
 // TestKernelFlood: every SYN is seen or counted as lost, a quarter is answered, no memory is spent.
-func TestKernelFlood(t *testing.T) {
+func TestKernelFlood(t *testing.T) { eachPath(t, testKernelFlood) }
+
+func testKernelFlood(t *testing.T, path Path) {
 	const n = 20_000
-	l := newLive(t, Defend, func(c *Config) { c.Budget.Probability = 0.25 })
+	l := newLiveBy(t, path, Defend, func(c *Config) { c.Budget.Probability = 0.25 })
 	send := l.flooder()
 	send(100)
 	wait(t, "the flood arrives", func() bool { return l.c.Stats().SYNSeen == 100 })
@@ -237,8 +258,10 @@ func TestKernelFlood(t *testing.T) {
 }
 
 // TestKernelOthersFrames: what a switch floods to everybody is not ours, though the address is.
-func TestKernelOthersFrames(t *testing.T) {
-	l := newLive(t, Defend)
+func TestKernelOthersFrames(t *testing.T) { eachPath(t, testKernelOthersFrames) }
+
+func testKernelOthersFrames(t *testing.T, path Path) {
+	l := newLiveBy(t, path, Defend)
 	p := l.w.open(l.w.client, "eth0", Filter{Addrs: []netip.Addr{client4}, LinkPort: 1})
 	defer p.Close()
 	other := packet{src: client4, dst: wire4}.frame(t)
@@ -248,11 +271,13 @@ func TestKernelOthersFrames(t *testing.T) {
 		t.Fatal(err)
 	}
 	wait(t, "our own frame arrives", func() bool { return l.c.Stats().SYNSeen > 0 })
-	l.wantCounts("frames for another station", map[string]uint64{"frames": 1})
+	l.wantCounts("frames for another station", map[string]uint64{"syn_seen": 1, "malformed": 0, "foreign": 0})
 }
 
-func TestKernelLinkDownAndUp(t *testing.T) {
-	l := newLive(t, Defend)
+func TestKernelLinkDownAndUp(t *testing.T) { eachPath(t, testKernelLinkDownAndUp) }
+
+func testKernelLinkDownAndUp(t *testing.T, path Path) {
+	l := newLiveBy(t, path, Defend)
 	l.w.edge.must("down and up", func() error {
 		e, err := netlink.LinkByName("edge0")
 		if err != nil {
@@ -272,10 +297,12 @@ func TestKernelLinkDownAndUp(t *testing.T) {
 	}
 }
 
-func TestKernelInterfaceRemoved(t *testing.T) {
+func TestKernelInterfaceRemoved(t *testing.T) { eachPath(t, testKernelInterfaceRemoved) }
+
+func testKernelInterfaceRemoved(t *testing.T, path Path) {
 	w := newWire(t)
 	f := newFixture(t, Off, func(c *Config) {
-		c.Port = w.open(w.edge, "edge0", Filter{Addrs: []netip.Addr{wire4}, LinkPort: testPort})
+		c.Port = w.openBy(path, Filter{Addrs: []netip.Addr{wire4}, LinkPort: testPort})
 	})
 	done := make(chan error)
 	go func() { done <- f.c.Run(context.Background()) }()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -38,7 +39,15 @@ type packetPort struct {
 }
 
 // OpenPort opens a raw port on an ethernet interface. It sees nothing until Arm.
-func OpenPort(ifname string, f Filter) (_ Port, err error) {
+func OpenPort(ifname string, f Filter) (Port, error) {
+	p, err := openPackets(ifname, f)
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func openPackets(ifname string, f Filter) (_ *packetPort, err error) {
 	p := &packetPort{ifname: ifname, filter: f, send: -1, wake: -1, share: 1}
 	defer func() {
 		if err != nil {
@@ -73,6 +82,24 @@ func OpenPort(ifname string, f Filter) (_ Port, err error) {
 		p.poll = append(p.poll, unix.PollFd{Fd: int32(r.fd), Events: unix.POLLIN})
 	}
 	return p, nil
+}
+
+// hardwareAddr is the one that the interface has now.
+func (p *packetPort) hardwareAddr() (net.HardwareAddr, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, net.ErrClosed
+	}
+	sa, err := unix.Getsockname(p.rings[0].fd)
+	if err != nil {
+		return nil, os.NewSyscallError("getsockname", err)
+	}
+	ll, ok := sa.(*unix.SockaddrLinklayer)
+	if !ok || ll.Halen != 6 {
+		return nil, unix.ENODEV
+	}
+	return slices.Clone(ll.Addr[:6]), nil
 }
 
 // packetSocket receives nothing before it is bound.

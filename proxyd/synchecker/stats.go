@@ -1,6 +1,9 @@
 package synchecker
 
-import "sync/atomic"
+import (
+	"reflect"
+	"sync/atomic"
+)
 
 // Stats counts frames by what became of them, since New.
 type Stats struct {
@@ -23,18 +26,32 @@ type Stats struct {
 	BadKind       uint64 // a knock over TCP, or the other way round
 	Clock         uint64 // genuine but too early or too late: rejected, sealed
 	Version       uint64 // genuine, of a version we do not speak: rejected, sealed
-	Replays       uint64 // nonce seen from another address
-	EnrolLimited  uint64
-	Unanswered    uint64 // verified, but the parent had nothing to say
-	Transfers     uint64 // sealed replies sent
-	Knocks        uint64 // knocks with a valid tag
-	KnockLimited  uint64
-	Repeated      uint64 // knocks too soon after an admission
-	Admitted      uint64
-	Resets        uint64 // RST for the FIN of one of our connections
-	Ignored       uint64 // bare ACKs, RSTs and the rest
-	SendLost      uint64 // answers the interface did not take
-	RingLost      uint64 // frames that arrived when the port's buffer was full
+	// FlightsLimited, Flooded, PlainAnswered and PlainDropped are a packet program's, see Offload.
+	FlightsLimited uint64 // good first flights beyond an address's rate
+	Flooded        uint64 // neither TCP to a guarded port nor wanted, beyond what passes
+	PlainAnswered  uint64 // SYNs to service ports, with the kernel's cookie
+	PlainDropped   uint64 // TCP to service ports
+	Replays        uint64 // nonce seen from another address
+	EnrolLimited   uint64
+	Unanswered     uint64 // verified, but the parent had nothing to say
+	Transfers      uint64 // sealed replies sent
+	Knocks         uint64 // knocks with a valid tag
+	KnockLimited   uint64
+	Repeated       uint64 // knocks too soon after an admission
+	Admitted       uint64
+	Resets         uint64 // RST for the FIN of one of our connections
+	Ignored        uint64 // bare ACKs, RSTs and the rest
+	SendLost       uint64 // answers the interface did not take
+	RingLost       uint64 // frames that arrived when the port's buffer was full
+}
+
+// Add returns the sum, with what another part counted.
+func (s Stats) Add(o Stats) Stats {
+	a, b := reflect.ValueOf(&s).Elem(), reflect.ValueOf(o)
+	for i := range a.NumField() {
+		a.Field(i).SetUint(a.Field(i).Uint() + b.Field(i).Uint())
+	}
+	return s
 }
 
 // Counts gives the figures by the names that a status shows.
@@ -46,6 +63,8 @@ func (s Stats) Counts() map[string]uint64 {
 		"keyed":        s.Keyed, "keyed_limited": s.KeyedLimited, "keyed_stale": s.KeyedStale,
 		"short": s.Short, "cookies_bad": s.CookiesBad, "cookies_ok": s.CookiesOK,
 		"bad_tag": s.BadTag, "bad_mac": s.BadMAC, "bad_kind": s.BadKind,
+		"flights_limited": s.FlightsLimited, "flooded": s.Flooded,
+		"plain_answered": s.PlainAnswered, "plain_dropped": s.PlainDropped,
 		"clock": s.Clock, "version": s.Version, "replays": s.Replays,
 		"enrol_limited": s.EnrolLimited, "unanswered": s.Unanswered, "transfers": s.Transfers,
 		"knocks": s.Knocks, "knock_limited": s.KnockLimited, "knock_repeated": s.Repeated,
