@@ -187,7 +187,7 @@ func (c *Checker) keep(ctx context.Context, o Offload) {
 	const anyway = 100
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	budget := c.budget // of its own: what the port reads is hardly any of the flood
+	budget := Budget{cfg: c.cfg.Budget, intake: 1} // of its own: what the port reads is hardly any of the flood
 	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
