@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+
 package synchecker
 
 import (
@@ -225,11 +227,11 @@ func (m *shared) close() {
 	}
 }
 
-// load loads the program. Its licence is the text's second one: the kernel lends the helpers that make
-// its cookies to such programs only.
+// load loads the program. The kernel lends the helpers that make its cookies only to programs under the GPL, which is the
+// second licence of the files that write it.
 func (m *shared) load(f Filter) (*ebpf.Program, error) {
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "ms_synchecker", Type: ebpf.XDP, License: "Dual BSD/GPL", Instructions: f.packetProgram(m),
+		Name: "ms_synchecker", Type: ebpf.XDP, License: "GPL", Instructions: f.packetProgram(m),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load packet program: %w", err)
