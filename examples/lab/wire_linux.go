@@ -16,10 +16,11 @@ type Cable struct {
 	MAC    net.HardwareAddr  // and its address
 }
 
-// OpenCable takes away a proxy's cable and gives it an open one. Its interface is called dev from now on. The proxy's programs must
+// OpenCable takes away a proxy's cable and gives it an open one. Its interface is called dev from now on, a name that
+// should be unlike any other's on the machine, for the kernel's threads are called after it. The proxy's programs must
 // not run yet.
 func (w *World) OpenCable(proxy *kernel.Namespace, at host, dev string) (c *Cable, err error) {
-	c = &Cable{Client: "client", Edge: "edge", Proxy: dev}
+	c = &Cable{Client: dev + "c", Edge: dev + "e", Proxy: dev}
 	if c.NS, err = kernel.NewNamespace("cable-"+proxy.Name, nil); err != nil {
 		return nil, fmt.Errorf("open the cable of %s: %w", proxy.Name, err)
 	}
@@ -35,7 +36,11 @@ func (w *World) OpenCable(proxy *kernel.Namespace, at host, dev string) (c *Cabl
 	for _, p := range []*kernel.Plug{router, client, edge, machine} {
 		steps = append(steps, func() error { return p.In.AsWire(p.Name) })
 	}
-	steps = append(steps, func() error { return w.join(router, machine, at, at) })
+	steps = append(steps,
+		func() error { return w.join(router, machine, at, at) },
+		func() error { return c.NS.Neighbour(c.Edge, at.V4, machine.MAC) }, // for floods that go by the kernel
+		func() error { return c.NS.Route(kernel.Route{To: single(at.V4), Dev: c.Edge}) },
+	)
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return nil, fmt.Errorf("open the cable of %s: %w", proxy.Name, err)

@@ -31,6 +31,9 @@ type Config struct {
 	Edge     Edge      // how the edges begin
 	Rescue   string    // as in proxyd.toml; empty: entries
 	Restless bool      // agents move as often as they are told: dwell 0, no limit of moves
+
+	// Cable is the name that p1's interface gets, whose cable is opened then (lab.World.OpenCable). Empty: it is as the others.
+	Cable string
 }
 
 // The kinds of node.
@@ -74,12 +77,13 @@ func DefaultServices() []Service {
 	}
 }
 
-// Edge is an edge's own settings: thresholds in packets/s, times, the SYN Checker's p (0 is 1), and how many new links it
-// takes each second (0 is its default).
+// Edge is an edge's own settings: thresholds in packets/s, times, the SYN Checker's p (0 is 1) and data path (empty is its
+// default), and how many new links it takes each second (0 is its default).
 type Edge struct {
 	SYN, ICMP, UDP int
 	Quiet, Suspend time.Duration
 	P              float64
+	Path           string
 	Rate           int
 }
 
@@ -233,10 +237,14 @@ func (c Config) publics(port uint16) string {
 }
 
 // edgeConfig is an edge's own settings.
-func edgeConfig(p Paths, e Edge) string {
+func edgeConfig(p Paths, e Edge, dev string) string {
 	share := e.P
 	if share == 0 {
 		share = 1
+	}
+	path := ""
+	if e.Path != "" {
+		path = fmt.Sprintf("path = %q\n", e.Path)
 	}
 	admission := ""
 	if e.Rate > 0 {
@@ -261,7 +269,15 @@ suspend_after = %q
 
 [syn_checker]
 p = %g
-%s`, p.State, p.Socket, lab.Uplink, e.SYN, e.ICMP, e.UDP, e.Quiet, e.Suspend, share, admission)
+%s%s`, p.State, p.Socket, dev, e.SYN, e.ICMP, e.UDP, e.Quiet, e.Suspend, share, path, admission)
+}
+
+// interfaceOf is the name of a node's interface to the internet.
+func (c Config) interfaceOf(name string) string {
+	if name == "p1" && c.Cable != "" {
+		return c.Cable
+	}
+	return lab.Uplink
 }
 
 // anchorConfig is an anchor's own settings.

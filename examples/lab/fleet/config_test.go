@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"migrationsensor/examples/lab"
 	"migrationsensor/proxyd"
 )
 
@@ -38,12 +39,12 @@ func TestConfigurationsAreProxyds(t *testing.T) {
 	if _, err := proxyd.ParseConfig("a1.toml", []byte(anchorConfig(p))); err != nil {
 		t.Error(err)
 	}
-	text := edgeConfig(p, Edge{SYN: 250, ICMP: 300, Quiet: 2e9, Suspend: 3e9, P: 0.25})
+	text := edgeConfig(p, Edge{SYN: 250, ICMP: 300, Quiet: 2e9, Suspend: 3e9, P: 0.25}, lab.Uplink)
 	c, err := proxyd.ParseConfig("p1.toml", []byte(text))
 	if err != nil || c.SYNChecker.P != 0.25 || c.Detector.Threshold.SYN != 250 || c.Detector.Threshold.UDP != 0 {
 		t.Errorf("%v: %+v\n%s", err, c, text)
 	}
-	if !strings.Contains(edgeConfig(p, Edge{Quiet: 1e9, Suspend: 1e9}), "p = 1\n") {
+	if !strings.Contains(edgeConfig(p, Edge{Quiet: 1e9, Suspend: 1e9}, lab.Uplink), "p = 1\n") {
 		t.Error("without a p the SYN Checker would answer nobody")
 	}
 }

@@ -131,8 +131,18 @@ func (w *Wire) Counts() Counts {
 	}
 }
 
-// chunk is how many packets one call makes: a call costs 20 ms before the first, and a stop is heard at its end.
-const chunk = 1 << 20
+// A call of the kernel makes so many packets. It takes 20 ms before the first, so calls are long; they end sooner than they would
+// once they are told to stop, for then they make nothing.
+const (
+	firstCall = 1 << 17
+	longCall  = 1 << 21
+	callTime  = 500 * time.Millisecond
+)
+
+// nextCall is as many as take callTime, by what the last call took.
+func nextCall(n uint32, took time.Duration) uint32 {
+	return uint32(min(max(float64(n)*callTime.Seconds()/max(took.Seconds(), 1e-3), firstCall), longCall))
+}
 
 // Storm sends as fast as one processor can until its time or count is over or ctx is done. It takes a thread, which runs on the
 // given processor, behind everything else that wants it.
@@ -224,19 +234,22 @@ func (w *Wire) blow(ctx context.Context, prog *ebpf.Program, frame []byte, most,
 	first, began, used := w.counter(nSYN), time.Now(), threadCPU()
 	md := xdpMD{DataEnd: uint32(len(frame)), Ingress: uint32(w.edge.Index)}
 	r.First = began
+	call := uint32(firstCall)
 	for ctx.Err() == nil {
-		n := uint32(chunk)
+		n := call
 		if most > 0 {
 			left := most - int(w.counter(nSYN)-first)
 			if left <= 0 {
 				break
 			}
-			n = uint32(min(chunk, left))
+			n = uint32(min(int(call), left))
 		}
+		at := time.Now()
 		_, err := prog.Run(&ebpf.RunOptions{Data: frame, Context: md, Repeat: n, Flags: unix.BPF_F_TEST_XDP_LIVE_FRAMES, BatchSize: 64})
 		if err != nil {
 			return fmt.Errorf("run: %w", err)
 		}
+		call = nextCall(n, time.Since(at))
 	}
 	r.Sent, r.Seconds, r.CPU = int(w.counter(nSYN)-first), time.Since(began).Seconds(), threadCPU()-used
 	return nil

@@ -1,11 +1,15 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"unsafe"
 
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -77,6 +81,51 @@ func (n *Namespace) Threaded(dev string, on bool) error {
 // Stay keeps this namespace's programs, those that are started from now on, on one processor.
 func (n *Namespace) Stay(cpu int) error {
 	return n.Do(func() error { return pinSelf(cpu) })
+}
+
+// StayHere keeps this program on one processor: its threads, those to come, and what it starts.
+func StayHere(cpu int) error {
+	var set unix.CPUSet
+	set.Set(cpu)
+	all, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return err
+	}
+	for _, t := range all {
+		tid, err := strconv.Atoi(t.Name())
+		if err != nil {
+			return err
+		}
+		if err := unix.SchedSetaffinity(tid, &set); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("stay on processor %d: %w", cpu, err)
+		}
+	}
+	return nil
+}
+
+// Sysctl sets one of the namespace's settings, a key below /proc/sys/net.
+func (n *Namespace) Sysctl(key, value string) error {
+	return n.Do(func() error { return os.WriteFile("/proc/sys/net/"+key, []byte(value), 0) })
+}
+
+// tcpMetricsDelete is TCP_METRICS_CMD_DEL of <linux/tcp_metrics.h>.
+const tcpMetricsDelete = 2
+
+// ForgetPeers makes the namespace's TCP forget what it knows of whom it has spoken with: a quarter of a backlog is kept for known
+// peers, and a client that has connected before would get in where a newcomer doesn't.
+func (n *Namespace) ForgetPeers() error {
+	return n.Do(func() error {
+		family, err := netlink.GenlFamilyGet("tcp_metrics")
+		if err != nil {
+			return fmt.Errorf("tcp_metrics: %w", err)
+		}
+		req := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_ACK)
+		req.AddData(&nl.Genlmsg{Command: tcpMetricsDelete, Version: 1})
+		if _, err := req.Execute(unix.NETLINK_GENERIC, 0); err != nil {
+			return fmt.Errorf("flush tcp_metrics: %w", err)
+		}
+		return nil
+	})
 }
 
 // pinSelf keeps the calling thread on one processor, and what it starts.

@@ -1,0 +1,62 @@
+package edge
+
+import (
+	"slices"
+	"time"
+
+	"migrationsensor/examples/lab/fleet"
+)
+
+// Options are what can be chosen about a run.
+type Options struct {
+	Bin     string   // where proxyd and ms-agent are
+	Lab     string   // a program with ms-lab's commands; empty is this one
+	Out     string   // where figures and logs go
+	Only    []string // systems to measure; none is all
+	Quick   bool
+	Command string // how it was started, for the figures
+}
+
+// Check completes the options and refuses what can't work.
+func (o *Options) Check() (err error) {
+	if o.Command == "" {
+		o.Command = "ms-lab edge"
+	}
+	if len(o.Only) == 0 {
+		o.Only = append(slices.Clone(baselines), ms)
+	}
+	o.Bin, err = fleet.FindBin(o.Bin)
+	return err
+}
+
+func (o *Options) wants(system string) bool { return slices.Contains(o.Only, system) }
+
+// sizes are how much is measured.
+type sizes struct {
+	connects int
+	gap      time.Duration // between them
+	patience time.Duration // with each
+	fetch    time.Duration // downloads under one flood
+	warm     time.Duration // a flood blows before clients come
+	quiet    time.Duration // moved agents: a measurement of goodput
+	cost     time.Duration // a measurement of what a SYN costs
+	costs    int           // measurements
+	agents   int           // that come as newcomers
+	middle   bool          // the rate between the least and the most too
+	quarter  bool          // the paper's p too
+}
+
+func (s sizes) has(rate int) bool { return s.middle || rate != 100_000 }
+
+// The default ends within ten minutes on two cores, the quick one within a minute.
+func (o *Options) sizes() sizes {
+	s := sizes{
+		connects: 100, gap: 10 * time.Millisecond, patience: 3 * time.Second, fetch: 3 * time.Second, warm: 300 * time.Millisecond,
+		quiet: 5 * time.Second, cost: time.Second, costs: 3, agents: 25, middle: true, quarter: true,
+	}
+	if o.Quick {
+		s.connects, s.gap, s.fetch, s.warm, s.quiet = 30, 5*time.Millisecond, 500*time.Millisecond, 200*time.Millisecond, time.Second
+		s.cost, s.costs, s.agents, s.middle, s.quarter = 300*time.Millisecond, 1, 8, false, false
+	}
+	return s
+}
