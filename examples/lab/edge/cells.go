@@ -81,7 +81,9 @@ type setting struct{ path, p string }
 // edge is the setting as proxyd's configuration.
 func (s setting) edge() fleet.Edge {
 	e := attacked
-	e.Path = s.path
+	if s.path != afPacket { // TODO(merge)
+		e.Path = s.path
+	}
 	if s.p == quarter {
 		e.P = 0.25
 	}
@@ -91,26 +93,25 @@ func (s setting) edge() fleet.Edge {
 // attacked is an edge that takes the least of the floods for one, and defends until it is stopped.
 var attacked = fleet.Edge{SYN: 300, Quiet: 5 * time.Minute, Suspend: 10 * time.Minute}
 
-// rates are those of the floods, the slowest first.
-var rates = []int{1000, 100_000, top}
+// The floods' rates, the slowest first, but for the one that a data path of ours is made for.
+const (
+	paperRate = 1000
+	midRate   = 100_000
+	skbRate   = 800_000 // about what a generator of ordinary packets makes here, and so what published measurements reach
+)
 
 // baselineCells are what is measured of a system that is not ours: it reads no payload, so kinds make no difference.
-func baselineCells(system string, s sizes) (all []cell) {
-	for _, rate := range rates {
-		if s.has(rate) {
-			all = append(all, cell{system: system, rate: rate, kind: fresh})
-		}
+func baselineCells(system string) (all []cell) {
+	for _, rate := range []int{paperRate, midRate, skbRate, top} {
+		all = append(all, cell{system: system, rate: rate, kind: fresh})
 	}
 	return all
 }
 
 // cells are what is measured with a setting. With the paper's p clients come with plain SYNs, as from all systems but Linux; with
 // the budget they come with both.
-func (x setting) cells(s sizes) (all []cell) {
-	for _, rate := range rates {
-		if !s.has(rate) {
-			continue
-		}
+func (x setting) cells() (all []cell) {
+	for _, rate := range []int{paperRate, midRate, int(limits[x.path].rate), top} {
 		c := cell{system: ms, path: x.path, p: x.p, rate: rate, kind: fresh}
 		all = append(all, c)
 		if x.p == quarter {

@@ -22,7 +22,7 @@ func (r *run) price(ctx context.Context, t *target, port uint16, p priced) (err 
 		return err
 	}
 	defer func() { err = errors.Join(err, s.ring(t, true)) }()
-	cfg := flood.Config{Kind: flood.SYN, Target: netip.AddrPortFrom(t.at, port), Sources: lab.FloodSources4, Rate: 1, Time: r.sizes.cost}
+	cfg := flood.Config{Kind: flood.SYN, Target: netip.AddrPortFrom(t.at, port), Sources: lab.FloodSources4, Rate: flood.MostStorm, Time: r.sizes.cost}
 	switch p.kind {
 	case random:
 		cfg.Size = proofLen

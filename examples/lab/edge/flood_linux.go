@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"sync/atomic"
 	"time"
 
 	"migrationsensor/examples/lab"
@@ -16,7 +15,6 @@ type attack struct {
 	t      *target
 	cancel context.CancelFunc
 	ended  chan error
-	sent   atomic.Uint64 // by the kernel's way, when it has ended; a storm counts itself
 	storm  bool
 	begin  snapshot
 }
@@ -33,13 +31,16 @@ func (t *target) snapshot() (s snapshot, err error) {
 	return snapshot{time.Now(), t.wire.Counts(), traffic.RxPackets}, err
 }
 
+// gentle is the highest rate that is sent by the kernel's way.
+const gentle = 20_000
+
 // floodLimit ends floods that nobody ended.
 const floodLimit = 50 * time.Second
 
 // attack begins a flood of the port with the cell's rate and kind, and returns when it has blown for a while.
 func (s *stage) attack(ctx context.Context, t *target, port uint16, c cell, proofs [][]byte, warm time.Duration) (*attack, error) {
 	cfg := flood.Config{
-		Kind: flood.SYN, Target: netip.AddrPortFrom(t.at, port), Sources: lab.FloodSources4, Rate: max(1, c.rate), Time: floodLimit, Seed: 1,
+		Kind: flood.SYN, Target: netip.AddrPortFrom(t.at, port), Sources: lab.FloodSources4, Rate: c.rate, Time: floodLimit, Seed: 1,
 	}
 	switch c.kind {
 	case random:
@@ -47,7 +48,10 @@ func (s *stage) attack(ctx context.Context, t *target, port uint16, c cell, proo
 	case replay:
 		cfg.Data = proofs
 	}
-	a := &attack{t: t, ended: make(chan error, 1), storm: c.rate == top}
+	a := &attack{t: t, ended: make(chan error, 1), storm: c.rate == top || c.rate > gentle}
+	if c.rate == top {
+		cfg.Rate = flood.MostStorm
+	}
 	ctx, a.cancel = context.WithCancel(ctx)
 	go func() {
 		if a.storm {
@@ -56,8 +60,7 @@ func (s *stage) attack(ctx context.Context, t *target, port uint16, c cell, proo
 			return
 		}
 		a.ended <- t.cable.NS.Block(func() error {
-			r, err := flood.Run(ctx, cfg)
-			a.sent.Store(uint64(r.Sent))
+			_, err := flood.Run(ctx, cfg)
 			return err
 		})
 	}()
@@ -75,14 +78,12 @@ func (s *stage) attack(ctx context.Context, t *target, port uint16, c cell, proo
 	return a, nil
 }
 
-// end ends the flood and says what came of it since it had blown for a while.
-func (a *attack) end() (w window, err error) {
+// window says what came of the flood since it had blown for a while, or since the last window.
+func (a *attack) window() (w window, err error) {
 	last, err := a.t.snapshot()
 	if err != nil {
 		return w, err
 	}
-	a.cancel()
-	err = <-a.ended
 	w = window{
 		took: last.at.Sub(a.begin.at), syn: last.counts.SYN - a.begin.counts.SYN, clients: last.counts.Clients - a.begin.counts.Clients,
 		taken: last.taken - a.begin.taken, ans: last.counts.Answered - a.begin.counts.Answered,
@@ -90,5 +91,12 @@ func (a *attack) end() (w window, err error) {
 	if !a.storm { // the kernel's way has no counter of its own while it blows, and loses nothing on it
 		w.syn = w.taken - min(w.taken, w.clients)
 	}
-	return w, err
+	a.begin = last
+	return w, nil
+}
+
+// end ends the flood.
+func (a *attack) end() error {
+	a.cancel()
+	return <-a.ended
 }

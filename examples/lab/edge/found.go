@@ -5,7 +5,8 @@ import "time"
 // seen is what was found in one cell.
 type seen struct {
 	visits   []Visit
-	got      *Got // nil: downloads were not measured
+	got      *Got    // nil: downloads were not measured
+	later    float64 // offered meanwhile
 	offered  float64
 	taken    float64
 	answered float64 // all three in packets per second

@@ -42,21 +42,28 @@ type sizes struct {
 	cost     time.Duration // a measurement of what a SYN costs
 	costs    int           // measurements
 	agents   int           // that come as newcomers
-	middle   bool          // the rate between the least and the most too
-	quarter  bool          // the paper's p too
+	whole    bool          // every rate, and the paper's p too
 }
 
-func (s sizes) has(rate int) bool { return s.middle || rate != 100_000 }
+// has says whether a run of this size measures a cell.
+func (s sizes) has(c cell) bool {
+	return s.whole || c.p != quarter && c.rate != midRate && (c.system == ms || c.rate != skbRate)
+}
+
+// of are those of some cells that it measures.
+func (s sizes) of(cells []cell) []cell {
+	return slices.DeleteFunc(cells, func(c cell) bool { return !s.has(c) })
+}
 
 // The default ends within ten minutes on two cores, the quick one within a minute.
 func (o *Options) sizes() sizes {
 	s := sizes{
 		connects: 100, gap: 10 * time.Millisecond, patience: 3 * time.Second, fetch: 3 * time.Second, warm: 300 * time.Millisecond,
-		quiet: 5 * time.Second, cost: time.Second, costs: 3, agents: 25, middle: true, quarter: true,
+		quiet: 5 * time.Second, cost: time.Second, costs: 3, agents: 25, whole: true,
 	}
 	if o.Quick {
 		s.connects, s.gap, s.fetch, s.warm, s.quiet = 30, 5*time.Millisecond, 500*time.Millisecond, 200*time.Millisecond, time.Second
-		s.cost, s.costs, s.agents, s.middle, s.quarter = 300*time.Millisecond, 1, 8, false, false
+		s.cost, s.costs, s.agents, s.whole = 300*time.Millisecond, 1, 8, false
 	}
 	return s
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"migrationsensor/examples/lab"
@@ -30,7 +31,7 @@ func (r *run) ours(ctx context.Context) error {
 		return fmt.Errorf("the newcomers join: %w", err)
 	}
 	for _, x := range settings() {
-		if x.p == quarter && !r.sizes.quarter {
+		if len(r.sizes.of(x.cells())) == 0 {
 			r.leaveSetting(x, quickWhy)
 			continue
 		}
@@ -41,11 +42,9 @@ func (r *run) ours(ctx context.Context) error {
 	return nil
 }
 
-const quickWhy = "a quick run leaves it out"
-
 // leaveSetting leaves out a setting, and what is measured once for its data path.
 func (r *run) leaveSetting(x setting, why string) {
-	for _, c := range x.cells(r.sizes) {
+	for _, c := range x.cells() {
 		r.skipped[c] = why
 		r.progress.Did(partOurs)
 	}
@@ -60,6 +59,10 @@ func (r *run) setting(ctx context.Context, x setting) error {
 	s := r.stage
 	r.progress.Enter("p1 by %s, p = %s", x.path, x.p)
 	if err := s.Restart(ctx, "p1", x.edge()); err != nil {
+		if strings.Contains(err.Error(), "syn_checker.path: there is no such key") {
+			r.leaveSetting(x, "this proxyd has one data path")
+			return s.Restart(ctx, "p1", attacked)
+		}
 		return err
 	}
 	if err := errors.Join(s.p1.ns.ForgetPeers(), s.near.ForgetPeers()); err != nil {
@@ -68,7 +71,7 @@ func (r *run) setting(ctx context.Context, x setting) error {
 	if err := s.visitor.ask(ctx, "Proofs", Plan{To: netip.AddrPortFrom(s.p1.at, lab.LinkPort), N: 64}, &r.proofs); err != nil {
 		return err
 	}
-	for _, c := range x.cells(r.sizes) {
+	for _, c := range r.sizes.of(x.cells()) {
 		r.progress.Enter("%s", c)
 		if err := r.newcomers(ctx, c); err != nil {
 			return fmt.Errorf("%s: %w", c, err)
@@ -89,8 +92,8 @@ func (r *run) newcomers(ctx context.Context, c cell) error {
 		return err
 	}
 	visits, err := r.come(ctx, c)
-	w, ended := a.end()
-	if err := errors.Join(err, ended, s.Healthy()); err != nil {
+	w, counted := a.window()
+	if err := errors.Join(err, counted, a.end(), s.Healthy()); err != nil {
 		return err
 	}
 	x := w.seen()

@@ -12,7 +12,11 @@ import (
 	"migrationsensor/examples/lab/figures/page"
 )
 
-const incomplete = "the run ended before"
+// Why something has no figure.
+const (
+	incomplete = "the run ended before"
+	quickWhy   = "a quick run leaves it out"
+)
 
 // ofTime are the units whose goals depend on the machine.
 var ofTime = []string{"ms", "ns", "SYN/s", "Mbit/s"}
@@ -39,17 +43,14 @@ func (r *found) report(o Options, s sizes) (file *figures.File, complete bool) {
 	file = figures.New(o.Command, "kernel")
 	complete = true
 	for _, system := range baselines {
-		for _, rate := range rates {
-			c := cell{system: system, rate: rate, kind: fresh}
+		for _, c := range baselineCells(system) {
 			fs, whole := r.cellFigures(c, s)
 			file.Add(fs...)
 			complete = complete && whole
 		}
 	}
-	all := s
-	all.middle = true // what a quick run leaves out is in the file too
 	for _, x := range settings() {
-		for _, c := range x.cells(all) {
+		for _, c := range x.cells() {
 			fs, whole := r.cellFigures(c, s)
 			file.Add(fs...)
 			complete = complete && whole
@@ -78,6 +79,7 @@ func (c cell) ids() []string {
 	ids := []string{"success.connect", "success.second", "connect", "connect.through", "offered", "answered", "ring.lost"}
 	if c.system != ms {
 		ids[3] = "goodput"
+		ids = append(ids, "offered.goodput")
 	}
 	return ids
 }
@@ -86,8 +88,8 @@ func (r *found) cellFigures(c cell, s sizes) (fs []figures.Figure, complete bool
 	x, ok := r.cells[c]
 	if !ok {
 		why, skipped := r.skipped[c], true
-		if why == "" && !s.has(c.rate) {
-			why = "a quick run leaves it out"
+		if why == "" && !s.has(c) {
+			why = quickWhy
 		}
 		if why == "" {
 			why, skipped = incomplete, false
@@ -127,6 +129,7 @@ func (c cell) plain(x seen) []figures.Figure {
 	if x.got != nil {
 		fs[3] = value("goodput", "Mbit/s", mbits(*x.got))
 		fs[3].N = x.got.Whole + x.got.Broken
+		fs = append(fs, value("offered.goodput", "SYN/s", math.Round(x.later)))
 	}
 	for i := range fs {
 		fs[i] = c.named(fs[i])

@@ -63,12 +63,10 @@ func newRun(o Options) *run {
 	each := s.warm + time.Duration(s.connects)*s.gap + s.patience/2
 	base, ours := 0, 0
 	for range baselines {
-		base += len(baselineCells("", s))
+		base += len(s.of(baselineCells("")))
 	}
 	for _, x := range settings() {
-		if x.p != quarter || s.quarter {
-			ours += len(x.cells(s))
-		}
+		ours += len(s.of(x.cells()))
 	}
 	return &run{opts: o, sizes: s, found: newFound(), progress: live.NewProgress("An edge under a flood of SYNs",
 		live.Part{Name: partWorld, Units: 1, Each: 8 * time.Second},
@@ -120,7 +118,7 @@ func (r *run) baselines(ctx context.Context) error {
 			r.leave(system, "not asked for")
 			continue
 		}
-		for _, c := range baselineCells(system, r.sizes) {
+		for _, c := range r.sizes.of(baselineCells(system)) {
 			r.progress.Enter("%s", c)
 			skip, err := r.baseline(ctx, c)
 			if err != nil {
@@ -146,7 +144,7 @@ func (r *run) baselines(ctx context.Context) error {
 
 // leave leaves out a system that is not ours.
 func (r *run) leave(system, why string) {
-	for _, c := range baselineCells(system, r.sizes) {
+	for _, c := range baselineCells(system) {
 		r.skipped[c] = why
 		r.progress.Did(partBaselines)
 	}
@@ -177,16 +175,17 @@ func (r *run) baseline(ctx context.Context, c cell) (skip string, err error) {
 	}
 	var visits []Visit
 	err = s.visitor.ask(ctx, "Connect", Plan{To: web, N: r.sizes.connects, Gap: r.sizes.gap, Patience: r.sizes.patience}, &visits)
+	w, counted := a.window()
 	var got Got
 	if err == nil {
 		err = s.visitor.ask(ctx, "Download", fetch, &got)
 	}
-	w, ended := a.end()
-	if err := errors.Join(err, ended, s.Healthy()); err != nil {
+	later, lateCounted := a.window()
+	if err := errors.Join(err, counted, lateCounted, a.end(), s.Healthy()); err != nil {
 		return "", err
 	}
 	x := w.seen()
-	x.visits, x.got = visits, &got
+	x.visits, x.got, x.later = visits, &got, later.seen().offered
 	r.cells[c] = x
 	return "", nil
 }

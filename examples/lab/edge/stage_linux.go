@@ -227,7 +227,7 @@ func (s *stage) startHAProxy(t *target) error {
 	origin, _ := lab.BackOrigin.Port(lab.OriginWeb)
 	p := s.Paths(t.child)
 	text := fmt.Sprintf(`global
-	maxconn 20000
+	maxconn 4000
 	nbthread 1
 defaults
 	mode tcp

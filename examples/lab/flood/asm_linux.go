@@ -3,6 +3,7 @@ package flood
 import (
 	"encoding/binary"
 	"net"
+	"time"
 
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
@@ -48,6 +49,7 @@ const (
 	nAnswered            // SYN-ACKs to invented addresses
 	nBack                // frames to clients
 	nStop                // not zero: make no more (by us)
+	nNext                // when the next packet is due, in the kernel's ns (a storm with a rate)
 	countersLen
 )
 
@@ -55,9 +57,20 @@ const (
 const (
 	beltSlots = 256
 	slotLen   = 2048
-	slotData  = 8 // behind the length
+	slotData  = 8 // behind the length and the stamp
 	maxFrame  = 1514
-	beatGone  = 2_000_000 // ns without a beat: no storm
+	beatGone  = 50_000_000 // ns without a beat: no storm
+
+	beatEvery = 64 // packets
+
+	// A storm shares its processor with clients: when one sends, the storm does not run, and the edge's ring empties. That is no
+	// flood's way, so the ring is filled again first: a client's frame waits for as many packets of the storm as come in this
+	// time, at most so many.
+	slotStamp  = 4 // in a slot: how many packets the storm had sent
+	refillTime = 200 * time.Microsecond
+	refillMost = 512
+
+	late = 64 // packets that a storm with a rate may be behind; more are left out
 )
 
 // word is four bytes as the processor sees them in a register.
@@ -140,6 +153,11 @@ func takeProgram(counters, belt, edge int) asm.Instructions {
 		asm.FnXdpLoadBytes.Call(),
 		asm.JNE.Imm(asm.R0, 0, "drop"),
 		asm.StoreMem(asm.R9, 0, asm.R7, asm.Word),
+		asm.FnGetPrandomU32.Call(), // frames leave in bunches, and the first of a bunch finds room more often
+		asm.And.Imm(asm.R0, beatEvery-1),
+		asm.LoadMem(asm.R1, asm.R8, nSYN, asm.DWord),
+		asm.Add.Reg(asm.R1, asm.R0),
+		asm.StoreMem(asm.R9, slotStamp, asm.R1, asm.Word),
 	)
 	p = append(p, count(nMade)...)
 	p = append(p, say("drop", xdpDrop)...)
@@ -186,6 +204,7 @@ type storm struct {
 	port                 uint16
 	size                 int // of the payload
 	payloads             int // to choose from, a power of two; 0: random bytes
+	gap                  int // ns between packets; 0: none
 }
 
 // program takes a client's frame from the belt, or writes a whole SYN: the page holds whatever was sent before.
@@ -195,19 +214,46 @@ func (s storm) program() asm.Instructions {
 		asm.LoadMem(asm.R1, asm.R8, nStop, asm.DWord),
 		asm.JNE.Imm(asm.R1, 0, "drop"),
 		asm.LoadMem(asm.R1, asm.R8, nSYN, asm.DWord),
-		asm.And.Imm(asm.R1, 63),
+		asm.And.Imm(asm.R1, beatEvery-1),
 		asm.JNE.Imm(asm.R1, 0, "belt"),
 		asm.FnKtimeGetNs.Call(),
 		asm.StoreMem(asm.R8, nBeat, asm.R0, asm.DWord),
 		asm.LoadMem(asm.R1, asm.R8, nMade, asm.DWord).WithSymbol("belt"),
 		asm.LoadMem(asm.R2, asm.R8, nTaken, asm.DWord),
-		asm.JEq.Reg(asm.R1, asm.R2, "syn"),
+		asm.JEq.Reg(asm.R1, asm.R2, "due"),
 	)
 	p = append(p, s.carry()...)
+	p = append(p, s.pace()...)
 	p = append(p, s.syn()...)
 	p = append(p, count(nSYN)...)
 	p = append(p, s.send()...)
 	return append(p, say("drop", xdpDrop)...)
+}
+
+// refill is how many packets a client's frame waits for.
+func (s storm) refill() int32 {
+	if s.gap == 0 {
+		return refillMost
+	}
+	return int32(min(refillMost, int(refillTime)/s.gap))
+}
+
+// pace goes on if a packet is due: one each gap ns.
+func (s storm) pace() asm.Instructions {
+	if s.gap == 0 {
+		return asm.Instructions{asm.Mov.Imm(asm.R0, 0).WithSymbol("due")}
+	}
+	return asm.Instructions{
+		asm.FnKtimeGetNs.Call().WithSymbol("due"),
+		asm.StoreMem(asm.R8, nBeat, asm.R0, asm.DWord),
+		asm.LoadMem(asm.R1, asm.R8, nNext, asm.DWord),
+		asm.JLT.Reg(asm.R0, asm.R1, "drop"),
+		asm.Add.Imm(asm.R1, int32(s.gap)),
+		asm.Sub.Imm(asm.R0, int32(late*s.gap)),
+		asm.JGE.Reg(asm.R1, asm.R0, "next"),
+		asm.Mov.Reg(asm.R1, asm.R0),
+		asm.StoreMem(asm.R8, nNext, asm.R1, asm.DWord).WithSymbol("next"),
+	}
 }
 
 func (s storm) send() asm.Instructions {
@@ -223,7 +269,13 @@ func (s storm) carry() asm.Instructions {
 		asm.And.Imm(asm.R2, beltSlots-1),
 		asm.StoreMem(asm.R10, -4, asm.R2, asm.Word),
 	}, lookup(s.belt, "drop")...)
-	p = append(p, asm.Mov.Reg(asm.R9, asm.R0))
+	p = append(p,
+		asm.Mov.Reg(asm.R9, asm.R0),
+		asm.LoadMem(asm.R1, asm.R8, nSYN, asm.DWord),
+		asm.LoadMem(asm.R2, asm.R9, slotStamp, asm.Word),
+		asm.Sub.Reg32(asm.R1, asm.R2),
+		asm.JSLT.Imm32(asm.R1, s.refill(), "due"),
+	)
 	p = append(p, count(nTaken)...) // whatever happens to it
 	p = append(p,
 		asm.LoadMem(asm.R7, asm.R9, 0, asm.Word),

@@ -7,17 +7,23 @@ import (
 
 // The caps of a storm: as many as a machine can make, for a while.
 const (
-	MaxStorm     = 30_000_000 // packets per second of which the count follows
+	MaxStorm     = 10_000_000 // packets per second
 	MaxStormTime = time.Minute
 	maxStormData = 128 // bytes of a payload, a multiple of four
 )
 
-// CheckStorm refuses what a storm must not do. Its rate is what the machine can make, so Rate is not used; its sources are a whole
-// /16.
+// MostStorm as a rate is as many as this machine can make.
+const MostStorm = -1
+
+// CheckStorm refuses what a storm must not do. Its sources are a whole /16.
 func (c Config) CheckStorm() error {
+	rate := c.Rate
 	c.Rate = 1
 	if err := c.Check(); err != nil {
 		return err
+	}
+	if rate != MostStorm && (rate < 1000 || rate > MaxStorm) {
+		return fmt.Errorf("%w: a storm of %d packets/s: use 1000 to %d, or %d for as many as there can be", ErrRefused, rate, MaxStorm, MostStorm)
 	}
 	size := c.Size
 	if len(c.Data) > 0 {
