@@ -3,7 +3,9 @@ package agent
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -223,4 +225,16 @@ func (a *Agent) Summary() string {
 		return fmt.Sprintf("started, %d addresses protected, not connected yet: %s", len(s.Protected), s.Why)
 	}
 	return s.State
+}
+
+// Describe tells where each session of the agent stands, for a report of a connection that stands still.
+func (a *Agent) Describe() string {
+	a.mu.Lock()
+	all := slices.Collect(maps.Keys(a.tethers))
+	a.mu.Unlock()
+	var w strings.Builder
+	for _, t := range all {
+		w.WriteString(t.sess.Describe())
+	}
+	return w.String()
 }

@@ -52,7 +52,7 @@ type FleetService struct {
 	Public        []netip.AddrPort `json:"public"`
 	Origin        string           `json:"origin"` // host:port
 	Groups        []string         `json:"groups,omitempty"`
-	Plain         string           `json:"plain"` // during an attack: drop or admit
+	Plain         string           `json:"plain"` // during an attack: cookie, drop or admit
 	ProxyProtocol bool             `json:"proxy_protocol,omitempty"`
 }
 

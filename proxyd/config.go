@@ -52,7 +52,7 @@ type ServiceConfig struct {
 	Public        []netip.AddrPort `toml:"public"`
 	Origin        string           `toml:"origin"`         // host:port
 	Groups        []string         `toml:"groups"`         // agents that may use it; none: all
-	Plain         string           `toml:"plain"`          // clients without an agent during an attack: "drop" or "admit"
+	Plain         string           `toml:"plain"`          // clients without an agent during an attack: "cookie" (default), "drop" or "admit"
 	ProxyProtocol bool             `toml:"proxy_protocol"` // tell the origin the client's address
 	Anchors       []string         `toml:"anchors"`        // who may end its sessions, in order of preference; none: the fleet's order
 }
@@ -176,7 +176,7 @@ func ParseConfig(file string, text []byte) (Config, error) {
 func (c *Config) fill() {
 	for i := range c.Services {
 		if c.Services[i].Plain == "" {
-			c.Services[i].Plain = "drop"
+			c.Services[i].Plain = PlainCookie
 		}
 	}
 	for i := range c.Nodes {

@@ -221,8 +221,8 @@ func (c *checker) services() {
 		if host, port, err := net.SplitHostPort(s.Origin); err != nil || host == "" || !isPort(port) {
 			c.wrong(at+".origin", fmt.Sprintf("%q is not host:port", s.Origin), schema["service.origin"].fix)
 		}
-		if s.Plain != "drop" && s.Plain != "admit" {
-			c.wrong(at+".plain", fmt.Sprintf("%q is neither", s.Plain), schema["service.plain"].fix)
+		if s.Plain != PlainCookie && s.Plain != PlainDrop && s.Plain != PlainAdmit {
+			c.wrong(at+".plain", fmt.Sprintf("%q is none of them", s.Plain), schema["service.plain"].fix)
 		}
 		for j, g := range s.Groups {
 			c.name(fmt.Sprintf("%s.groups[%d]", at, j), g)

@@ -19,3 +19,10 @@ func (c *Config) Declaration() fleet.Declaration {
 	}
 	return d
 }
+
+// The values of a service's plain: how clients without an agent are taken while their edge is attacked.
+const (
+	PlainCookie = "cookie" // by SYN cookies
+	PlainDrop   = "drop"
+	PlainAdmit  = "admit" // as in peace, and the flood with them
+)

@@ -59,7 +59,7 @@ func TestConfig(t *testing.T) {
 	if p := cfg.Nodes[2].RelayPorts; !slices.Equal(p, []uint16{7445, 7446, 7447, 7448}) || cfg.Nodes[0].RelayPorts != nil {
 		t.Errorf("relay ports of an edge %v, of the signing node %v", p, cfg.Nodes[0].RelayPorts)
 	}
-	if cfg.Services[0].Plain != "drop" || !cfg.Signing() || cfg.Firewall.Allow[0].Bits() != 24 {
+	if cfg.Services[0].Plain != "cookie" || !cfg.Signing() || cfg.Firewall.Allow[0].Bits() != 24 {
 		t.Errorf("got %+v", cfg)
 	}
 }
@@ -101,7 +101,7 @@ func TestConfigMistakes(t *testing.T) {
 		{"nobody's address", in(`198.18.0.10:443`, `198.18.0.77:443`), `no node has the address 198.18.0.77`},
 		{"same public twice", in(`"[2001:2::10]:443"`, `"198.18.0.10:443"`), `198.18.0.10:443 also belongs to service "web"`},
 		{"origin without port", in(`10.0.0.80:443`, `10.0.0.80`), `f:8:1: service[0].origin: "10.0.0.80" is not host:port`},
-		{"bad plain", in(`groups`, "plain='reject'\ngroups"), `f:9:1: service[0].plain: "reject" is neither: write "drop" or "admit"`},
+		{"bad plain", in(`groups`, "plain='reject'\ngroups"), `f:9:1: service[0].plain: "reject" is none of them: write "cookie", "drop" or "admit"`},
 		{"no backplane", in(`backplane = "10.0.0.1:7444"`, ``), `node[1].backplane: missing`},
 		{"backplane twice", in(`10.0.0.2:7444`, `10.0.0.1:7444`), `10.0.0.1:7444 is also an address of node[1]`},
 		{"two IPv4 addresses", in(`"2001:2::10"]`, `"198.18.0.11"]`), `node[1].public: more than one IPv4 or IPv6 address`},

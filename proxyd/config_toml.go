@@ -41,7 +41,7 @@ var schema = map[string]keyKind{
 	"service.public":         {list, `write a list of addresses with port, such as ["203.0.113.10:443", "[2001:db8::10]:443"]`},
 	"service.origin":         {str, `write host:port as this service's edges reach it, such as "10.0.0.80:443"`},
 	"service.groups":         {list, `write a list of names, such as ["staff"]`},
-	"service.plain":          {str, `write "drop" or "admit"`},
+	"service.plain":          {str, `write "cookie", "drop" or "admit"`},
 	"service.proxy_protocol": {truth, "write true or false"},
 	"service.anchors":        {list, `write a list of node names in order of preference, such as ["a1", "p2"], or leave it out`},
 

@@ -205,7 +205,7 @@ func (e *edge) plainServices(doc *proto.FleetDoc) (out []packethandler.Service) 
 	for _, s := range doc.Services {
 		public := slices.DeleteFunc(slices.Clone(s.Public), func(a netip.AddrPort) bool { return !e.mine(a) })
 		if len(public) > 0 {
-			out = append(out, packethandler.Service{Name: s.Name, Public: public, Origin: s.Origin, ProxyProtocol: s.ProxyProtocol})
+			out = append(out, packethandler.Service{Name: s.Name, Public: public, Origin: s.Origin, ProxyProtocol: s.ProxyProtocol, Steady: plainOf(s.Plain) != firewall.PlainDrop})
 		}
 	}
 	return out
@@ -219,17 +219,28 @@ func (e *edge) firewallConfig(doc *proto.FleetDoc) firewall.Config {
 	if ifname, err := e.host.Interface(e.self.Backplane.Addr()); err == nil && ifname != e.line() {
 		cfg.Inside = []string{ifname}
 	}
-	admit := map[netip.AddrPort]bool{}
+	plain := map[netip.AddrPort]firewall.Plain{}
 	for _, s := range doc.Services {
 		for _, a := range s.Public {
 			if e.mine(a) {
 				cfg.Services = append(cfg.Services, a)
-				admit[a] = s.Plain == "admit"
+				plain[a] = plainOf(s.Plain)
 			}
 		}
 	}
-	cfg.PlainAdmit = func(a netip.AddrPort) bool { return admit[a] }
+	cfg.Plain = func(a netip.AddrPort) firewall.Plain { return plain[a] }
 	return cfg
+}
+
+// plainOf reads a service's `plain`; what another version may have written lets nobody in.
+func plainOf(s string) firewall.Plain {
+	switch s {
+	case PlainAdmit:
+		return firewall.PlainAdmit
+	case PlainCookie:
+		return firewall.PlainCookie
+	}
+	return firewall.PlainDrop
 }
 
 // poke makes the loop look again at once.

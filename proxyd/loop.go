@@ -3,6 +3,7 @@ package proxyd
 import (
 	"context"
 	"errors"
+	"net"
 	"time"
 
 	"migrationsensor/detect"
@@ -73,7 +74,11 @@ func (e *edge) loop(ctx context.Context) error {
 			attacked = v.Attack
 		}
 		acts := e.step(attacked, was)
-		if err := e.actAll(ctx, acts); err != nil {
+		err := e.actAll(ctx, acts)
+		switch {
+		case ctx.Err() != nil && errors.Is(err, net.ErrClosed): // the SYN Checker stopped first
+			return nil
+		case err != nil:
 			return err
 		}
 		if len(acts) > 0 {
@@ -150,7 +155,7 @@ func (e *edge) load() load {
 	connected, unmoved := e.informer.Members()
 	return load{
 		clients: connected, unmoved: unmoved,
-		carried:  e.acceptor.DataLinks() + e.packets.Stats().Open,
+		carried:  e.acceptor.DataLinks() + e.packets.Stats().Ending,
 		admitted: e.firewall.Admitted(), replacement: e.informer.Replacement(),
 	}
 }

@@ -95,3 +95,20 @@ func TestAlarmEndsRest(t *testing.T) {
 		}
 	})
 }
+
+// A stop that comes just as an attack is found is a stop: the SYN Checker, gone first, can't be switched any more.
+func TestStopAsTheAttackIsFound(t *testing.T) {
+	w := newWorld(t)
+	e := w.nodes["p1"].edge
+	w.nodes["p1"].Stop()
+	w.stopped("p1")
+	e.verdict.Store(&detect.Verdict{Attack: true})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := e.loop(ctx); err != nil || e.state() != Defending {
+		t.Errorf("state %s, %v; want defending, and no error", e.state(), err)
+	}
+	if err := e.act(t.Context(), actDefend); err == nil {
+		t.Error("a SYN Checker that is gone while the node runs on was not an error")
+	}
+}

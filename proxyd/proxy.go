@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"migrationsensor/proto"
+	"migrationsensor/proxyd/firewall"
 	"migrationsensor/proxyd/fleet"
 )
 
@@ -73,6 +74,15 @@ func newOn(host Host, cfg Config, log *slog.Logger) (*Proxy, error) {
 		p.edge.informer.SetNeighbours(p.edge.neighbours())
 	}
 	return p, nil
+}
+
+// FirewallText is the packet filter as nft(8) reads it, in peace or while the node defends. It changes nothing on the host.
+func (p *Proxy) FirewallText(defending bool) (string, error) {
+	if p.edge == nil {
+		n := p.state.Node()
+		return "", fmt.Errorf("node %q (%s) guards no public interface: it has no firewall", n.Name, n.Kind)
+	}
+	return firewall.Text(p.edge.firewallConfig(p.state.Doc()), defending)
 }
 
 // Stop asks Run to end: first it sends its agents on, for at most `stop_wait`. Asked again, it ends at

@@ -131,7 +131,7 @@ func (m *machine) undrain(now time.Time) []action {
 // load is what a proxy still carries.
 type load struct {
 	clients     int  // connected agents
-	carried     int  // data links and plain connections through it
+	carried     int  // data links through it, and plain connections that a suspension ends
 	unmoved     int  // connected agents that have not acknowledged their move
 	admitted    int  // addresses whose door is open
 	replacement bool // some neighbour may take clients

@@ -34,7 +34,7 @@ type Leaving struct {
 	Agents  int `json:"agents"`  // connected
 	Waiting int `json:"waiting"` // of them, those that have not acknowledged where to go
 	Links   int `json:"links"`   // data links through it
-	Plain   int `json:"plain"`   // connections of clients without an agent, which cannot move
+	Plain   int `json:"plain"`   // connections of clients without an agent, which cannot move, to services with plain = "drop"
 }
 
 // PeerStatus is a node on the backplane as this one sees it.

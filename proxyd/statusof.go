@@ -34,6 +34,17 @@ func (p *Proxy) Status() Status {
 	return st
 }
 
+// Describe tells where each session that ends here stands, for a report of a connection that stands still.
+func (p *Proxy) Describe() string {
+	switch {
+	case p.edge != nil:
+		return p.edge.anchor.Describe()
+	case p.inner != nil:
+		return p.inner.anchor.Describe()
+	}
+	return ""
+}
+
 // serves reports whether a proxy in the state carries clients.
 func serves(s State) bool { return s == Active || s == Defending || s == Draining }
 
@@ -61,7 +72,7 @@ func (e *edge) fill(st *Status) {
 	st.Agents, waiting = e.informer.Members()
 	st.Links, st.Relayed, st.Via = e.acceptor.DataLinks(), relayed(e.acceptor), e.p.via(e.acceptor)
 	if st.State == Defending || st.State == Draining {
-		st.Leaving = &Leaving{Agents: st.Agents, Waiting: waiting, Links: st.Links, Plain: e.packets.Stats().Open}
+		st.Leaving = &Leaving{Agents: st.Agents, Waiting: waiting, Links: st.Links, Plain: e.packets.Stats().Ending}
 	}
 	st.Sessions = e.anchor.Stats().Sessions
 	st.Streams, st.Plain = e.anchor.Streams(), e.packets.Stats().Open

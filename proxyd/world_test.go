@@ -149,6 +149,11 @@ func (p *fakePort) Write(b [][]byte) (int, error)        { return len(b), nil }
 func (p *fakePort) Lost() uint64                         { return 0 }
 func (p *fakePort) Close() error                         { p.once.Do(func() { close(p.closed) }); return nil }
 func (p *fakePort) Arm(m synchecker.Mode) error {
+	select {
+	case <-p.closed:
+		return net.ErrClosed
+	default:
+	}
 	p.h.mu.Lock()
 	defer p.h.mu.Unlock()
 	p.h.mode = m

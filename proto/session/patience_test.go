@@ -111,3 +111,26 @@ func TestPatienceGrows(t *testing.T) {
 		t.Errorf("after a link that worked for %v a silent one was given up %v after it was asked, want %v", calmAfter, got, minDead)
 	}
 }
+
+// TestParkedLinkIsNotSilent: an agent goes back to a link that a RESUME elsewhere had replaced. That nobody answered its
+// PING meanwhile, as nothing is answered there, says nothing of its path.
+func TestParkedLinkIsNotSilent(t *testing.T) {
+	w := newWireTest(t, Config{ID: proto.NewSessionID()})
+	if _, err := w.s.Begin("web"); err != nil {
+		t.Fatal(err)
+	}
+	w.sent()
+	w.askedNow(minSilent)
+	newer := w.s.Resume()
+	w.now = w.now.Add(minDead + minSilent)
+	w.l.Advance(w.now)
+	newer.Close(nil)
+	w.l.Resume()
+	w.wantLife("its RESUME has just gone out", true)
+	w.sent()
+	w.now = w.now.Add(minSilent)
+	w.want("it is asked anew", "PING")
+	w.sent()
+	w.now = w.now.Add(minDead)
+	w.wantLife("and did not answer", false)
+}

@@ -37,6 +37,7 @@ func (l *Link) resumeLocked() {
 	}
 	s.epoch++
 	l.state, l.epoch = resuming, s.epoch
+	l.pinged, l.active, l.quiet = time.Time{}, time.Time{}, s.now // a parked link answers no PING
 	l.clearLocked()
 	m := &proto.Resume{Session: s.id, Epoch: s.epoch}
 	streams := s.sortedLocked()
@@ -215,9 +216,8 @@ func (l *Link) handleResumeOKLocked(m *proto.ResumeOK) error {
 		}
 		switch r.State {
 		case proto.StreamOpen, proto.StreamEnded:
-			if r.Received < st.sendAcked {
-				continue // an old link's ACK was quicker
-			}
+			r.Received = max(r.Received, st.sendAcked) // an old link's ACK was quicker; the credit is good all the same
+			r.Credit = max(r.Credit, r.Received)
 			if !st.resumeAtLocked(r) {
 				s.cfg.Log.Warn("anchor resumes where it can't: stream reset", "stream", r.ID, "service", st.service)
 				st.abortLocked()

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -435,4 +436,19 @@ func TestResetWaitsForCreditAtMostFiveSeconds(t *testing.T) {
 		}
 		p.close()
 	})
+}
+
+func TestDescribe(t *testing.T) {
+	w, st := serverWith(t, Config{})
+	st.Write([]byte("secret"))
+	w.sent()
+	got := w.s.Describe()
+	for _, want := range []string{"1 streams", "link 1: state", "stream 1: ", "acked 0, next 6, credit to 65536, 6 held"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not in\n%s", want, got)
+		}
+	}
+	if strings.Contains(got, "secret") {
+		t.Error("what was carried is in it")
+	}
 }

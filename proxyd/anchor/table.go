@@ -4,9 +4,11 @@ import (
 	"container/list"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -257,6 +259,18 @@ func (a *Anchor) closeIf(match func(*attached) bool, err error) {
 	}
 	a.mu.Unlock()
 	a.close(err, gone...)
+}
+
+// Describe tells where each session stands, for a report of a connection that stands still.
+func (a *Anchor) Describe() string {
+	a.mu.Lock()
+	all := slices.Collect(maps.Values(a.sessions))
+	a.mu.Unlock()
+	var w strings.Builder
+	for _, at := range all {
+		w.WriteString(at.sess.Describe())
+	}
+	return w.String()
 }
 
 // Sessions lists the live sessions.

@@ -10,8 +10,17 @@
 //	                     entry, active   entry, defending             hidden, always
 //	UDP to link port     drop            drop                         drop
 //	TCP to link port     pass            allow, flows, admitted       allow, flows, admitted
-//	TCP to service port  pass            allow, flows, plain = admit  allow, flows
+//	TCP to service port  pass            allow, flows, plain          allow, flows
+//	else, to our address pass            so much a second             allow; else see below
 //	anything else        pass            pass                         allow; else see below
+//
+// plain: with "admit" everything to that service; with "cookie" so many SYNs a second as the kernel
+// answers with cookies (net.ipv4.tcp_syncookies must not be 0), and whatever is no SYN: the kernel
+// knows who had a cookie.
+//
+// So much a second: an edge is also a machine, and what is for its public address and none of these
+// ports is let in as far as it costs little (see cookieRate and what follows it). The replies to what
+// it sends itself are noted by an egress chain, as at a hidden edge, and not limited.
 //
 // allow: prefixes of peers and management. flows: 4-tuples that were live at the switch. admitted:
 // addresses of verified clients, each with a time. Knocks are UDP to the link port: they are for
@@ -52,7 +61,7 @@
 // # Ways out
 //
 // An interface that is removed takes its chain with it before Linux 6.16; Watch puts it back when the
-// interface returns. Open's undo, and Close, remove the tables. A table that a killed process left is replaced by the
+// interface returns. It also puts back what another program took away (nft flush ruleset). Open's undo, and Close, remove the tables. A table that a killed process left is replaced by the
 // next Open in one transaction, so a hidden edge stays dark in between. Two edges in one network
 // namespace would replace each other's table: there can be one only.
 package firewall

@@ -18,15 +18,34 @@ type Config struct {
 	LinkPort   uint16           // TCP and UDP
 	Services   []netip.AddrPort // public addresses of services; 0.0.0.0 and :: stand for Addrs
 
-	// PlainAdmit says whether a service takes new plain clients while the edge defends
-	// (plain = "admit"). Nil: none does.
-	PlainAdmit func(netip.AddrPort) bool
+	// Plain says how a service takes new plain clients while the edge defends. Nil: none does.
+	Plain func(netip.AddrPort) Plain
 
 	Hidden bool           // dark, see the package's documentation
 	Inside []string       // interfaces through which packets for Addrs may come all the same: the backplane. A hidden edge's
 	Allow  []netip.Prefix // peers and management: never dropped
 	Log    *slog.Logger
 }
+
+// Plain is how new clients without an agent are taken while an edge defends (PROTOCOL, "Which door is open").
+type Plain int
+
+// The ways of Plain.
+const (
+	PlainDrop   Plain = iota // not at all
+	PlainCookie              // by the kernel's SYN cookies: so many SYNs a second as it answers without being overwhelmed
+	PlainAdmit               // as in peace, and the flood with them
+)
+
+// Ours: what an entry that defends takes a second of each family, of packets that are for no admitted client. It is more than an
+// edge's other uses need, and costs the kernel a fifth of a core at most.
+const (
+	cookieRate  = 50_000 // SYNs to services with plain = cookie: 3.3 µs each
+	restSYNRate = 1_000  // SYNs to ports that are not guarded
+	restUDPRate = 1_000  // datagrams that answer nothing the machine sent
+	restICMP    = 100
+	restRate    = 50_000 // the rest of TCP, fragments, tunnels
+)
 
 // Flow is a live TCP connection: Src is the client, Dst our end.
 type Flow struct{ Src, Dst netip.AddrPort }
@@ -38,7 +57,9 @@ type Stats struct {
 	Allowed      uint64 // peers and management
 	Flows        uint64 // live connections
 	Admitted     uint64 // of admitted addresses
-	Plain        uint64 // to services with plain = admit, while defending
+	Plain        uint64 // to services with plain = admit, and of connections to those with plain = cookie, while defending
+	Cookies      uint64 // SYNs to services with plain = cookie that went to the kernel, while defending
+	Floods       uint64 // to other ports, or no TCP, beyond what an attacked edge takes
 	Own          uint64 // replies to what a hidden edge itself sent
 	Transactions uint64 // with the kernel
 }
@@ -55,7 +76,8 @@ type kernel interface {
 	setFlows(old, now []Flow) error
 	admit(admit []admission, evict []netip.Addr) error
 	counters() (Stats, error)
-	remove() error // no table is no error
+	intact(p *plan) (bool, error) // whether the rules are what was written last
+	remove() error                // no table is no error
 	close() error
 }
 
@@ -110,8 +132,8 @@ func (c Config) check() (Config, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	if c.PlainAdmit == nil {
-		c.PlainAdmit = func(netip.AddrPort) bool { return false }
+	if c.Plain == nil {
+		c.Plain = func(netip.AddrPort) Plain { return PlainDrop }
 	}
 	c.Interfaces = slices.Compact(slices.Sorted(slices.Values(c.Interfaces)))
 	addrs := make([]netip.Addr, 0, len(c.Addrs))
@@ -200,7 +222,7 @@ func (f *Firewall) openLocked() error {
 	return nil
 }
 
-// Defend lets only allowed, live, admitted and plain = admit traffic to the guarded ports. The
+// Defend lets only allowed, live, admitted and plain traffic to the guarded ports, and little of anything else. The
 // flows are let in before anything is dropped.
 func (f *Firewall) Defend(flows []Flow) error {
 	f.mu.Lock()
@@ -312,6 +334,27 @@ func (f *Firewall) Reapply() error {
 	return f.replaceLocked(f.plan)
 }
 
+// repair puts everything in place again if somebody took part of it away.
+func (f *Firewall) repair() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.openLocked() != nil {
+		return nil // it ends
+	}
+	ok, err := f.k.intact(&f.plan)
+	if err != nil {
+		return fmt.Errorf("firewall: look at the rules: %w", err)
+	}
+	if ok {
+		return nil
+	}
+	if err := f.replaceLocked(f.plan); err != nil {
+		return err
+	}
+	f.log.Warn("another program took away part of the firewall's table: it is in place again; whoever flushes a ruleset should leave the tables named migrationsensor alone")
+	return nil
+}
+
 func (f *Firewall) replaceLocked(p plan) error {
 	if err := f.openLocked(); err != nil {
 		return fmt.Errorf("firewall: replace rules: %w", err)
@@ -355,6 +398,8 @@ func (s Stats) add(o Stats) Stats {
 	s.Flows += o.Flows
 	s.Admitted += o.Admitted
 	s.Plain += o.Plain
+	s.Cookies += o.Cookies
+	s.Floods += o.Floods
 	s.Own += o.Own
 	return s
 }

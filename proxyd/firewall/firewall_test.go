@@ -77,9 +77,10 @@ func (k *fake) admit(admit []admission, evict []netip.Addr) error {
 	return nil
 }
 
-func (k *fake) counters() (Stats, error) { return Stats{Dropped: 1}, nil }
-func (k *fake) remove() error            { return nil }
-func (k *fake) close() error             { return nil }
+func (k *fake) counters() (Stats, error)   { return Stats{Dropped: 1}, nil }
+func (k *fake) intact(*plan) (bool, error) { return true, nil }
+func (k *fake) remove() error              { return nil }
+func (k *fake) close() error               { return nil }
 
 // addr is the nth test address.
 func addr(n int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}) }

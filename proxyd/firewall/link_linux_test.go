@@ -184,3 +184,141 @@ func TestOpenWithoutInterface(t *testing.T) {
 		}
 	}
 }
+
+// TestWatchPutsBackWhatIsFlushed: other programs that manage the packet filter take everything away, or our rules alone.
+func TestWatchPutsBackWhatIsFlushed(t *testing.T) {
+	for name, take := range map[string]func(c *nftables.Conn){
+		"flush ruleset": (*nftables.Conn).FlushRuleset,
+		"flush table": func(c *nftables.Conn) {
+			c.FlushTable(&nftables.Table{Family: nftables.TableFamilyNetdev, Name: tableName})
+		},
+		"flush chain": func(c *nftables.Conn) {
+			c.FlushChain(&nftables.Chain{Table: &nftables.Table{Family: nftables.TableFamilyNetdev, Name: tableName}, Name: chainDoor + "4"})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := families[0]
+			w := newWorld(t)
+			w.serve()
+			f := w.firewall(config(false))
+			if err := errors.Join(f.Defend(nil), f.Admit(e.admitted, time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			ended := make(chan error, 1)
+			go func() {
+				runtime.LockOSThread() // never unlocked: the thread is of no use to others
+				if err := unix.Setns(w.edge.fd, unix.CLONE_NEWNET); err != nil {
+					ended <- err
+					return
+				}
+				ended <- f.Watch(ctx)
+			}()
+			for range 2 {
+				w.edge.must(name, func() error {
+					c, err := nftables.New()
+					if err == nil {
+						take(c)
+						err = c.Flush()
+					}
+					return err
+				})
+				w.eventually("the rules are back", func() bool {
+					ok, err := f.intact()
+					return ok && err == nil
+				})
+				w.wantOut("a stranger", e.client, e.edge, linkPort)
+				w.wantIn("still admitted", e.admitted, e.edge, linkPort)
+			}
+			cancel()
+			if err := <-ended; err != nil {
+				t.Errorf("watch: %v", err)
+			}
+		})
+	}
+}
+
+func (f *Firewall) intact() (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.k.intact(&f.plan)
+}
+
+func (w *world) eventually(what string, ok func() bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !ok(); {
+		if time.Now().After(deadline) {
+			w.t.Fatal("not seen: " + what)
+		}
+	}
+}
+
+// TestFloodsAreRationed: what is for no guarded port of a defending entry gets in as far as it costs little; what the machine asked
+// for gets in beside it.
+func TestFloodsAreRationed(t *testing.T) {
+	each(t, func(t *testing.T, e ends) {
+		w := newWorld(t)
+		w.serve()
+		f := w.firewall(config(false))
+		if err := f.Defend(nil); err != nil {
+			t.Fatal(err)
+		}
+		var asked, flood net.Conn
+		w.edge.must("ask", func() (err error) {
+			asked, err = net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(e.edge, 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(e.peer, 5353)))
+			return err
+		})
+		defer asked.Close()
+		cfg := f.plan.cfg
+		cfg.Allow = nil // or the peer's answer would get in for that
+		w.edge.must("update", func() error { return f.Update(cfg) })
+		var far *net.UDPConn
+		w.outside.must("flood", func() (err error) {
+			if far, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(e.peer, 5353))); err != nil {
+				return err
+			}
+			flood, err = net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(e.client, 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(e.edge, noPort)))
+			return err
+		})
+		defer far.Close()
+		defer flood.Close()
+		floods := func() uint64 {
+			s, err := f.Stats()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s.Floods
+		}
+		for deadline := time.Now().Add(5 * time.Second); floods() == 0; {
+			for range 500 {
+				_, _ = flood.Write([]byte("x")) // a refusal of the one before
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("a flood of UDP all got in")
+			}
+		}
+		if _, err := asked.Write([]byte("name?")); err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 16)
+		far.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_, from, err := far.ReadFromUDPAddrPort(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 500 {
+			_, _ = flood.Write([]byte("x"))
+		}
+		if _, err := far.WriteToUDPAddrPort([]byte("this"), from); err != nil {
+			t.Fatal(err)
+		}
+		asked.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if n, err := asked.Read(b); err != nil || string(b[:n]) != "this" {
+			t.Errorf("what was asked for: got %q, %v", b[:n], err)
+		}
+		if s, err := f.Stats(); err != nil || s.Own != 1 {
+			t.Errorf("stats %+v, %v; want one packet of our own asking", s, err)
+		}
+	})
+}

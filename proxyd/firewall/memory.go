@@ -17,15 +17,17 @@ type Memory struct {
 	on      bool // there is a table
 	kept    bool // for good: the process that would remove it was killed
 	plan    plan
-	doors   map[netip.AddrPort]bool // guarded port: whether it takes plain clients
+	doors   map[netip.AddrPort]Plain // of guarded ports
 	ours    map[netip.Addr]bool
 	flows   map[Flow]bool
 	doorFor map[netip.Addr]time.Time
 	own     map[ownKey]time.Time
+	taken   map[ration]int // in this second
+	second  int64
 	stats   Stats
 }
 
-// ownKey is what a hidden edge sent, as its answer will look.
+// ownKey is what the machine sent, as its answer will look.
 type ownKey struct {
 	proto         byte
 	theirs, local netip.AddrPort
@@ -53,14 +55,14 @@ func (m *Memory) replace(p *plan) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.on, m.plan, m.stats = true, *p, Stats{}
-	m.doors, m.ours = map[netip.AddrPort]bool{}, map[netip.Addr]bool{}
+	m.doors, m.ours = map[netip.AddrPort]Plain{}, map[netip.Addr]bool{}
 	for _, a := range p.cfg.Addrs {
 		m.ours[a] = true
-		m.doors[netip.AddrPortFrom(a, p.cfg.LinkPort)] = false
+		m.doors[netip.AddrPortFrom(a, p.cfg.LinkPort)] = PlainDrop
 	}
 	for _, s := range p.cfg.Services {
 		for _, at := range spread(s, p.cfg.Addrs) {
-			m.doors[at] = p.cfg.PlainAdmit(s)
+			m.doors[at] = p.cfg.Plain(s)
 		}
 	}
 	m.doorFor = make(map[netip.Addr]time.Time, len(p.admitted))
@@ -126,6 +128,8 @@ func (m *Memory) counters() (Stats, error) {
 	return m.stats, nil
 }
 
+func (m *Memory) intact(*plan) (bool, error) { return true, nil }
+
 func (m *Memory) remove() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -159,17 +163,67 @@ func (m *Memory) In(head []byte) bool {
 // doorLocked decides at a defending entry.
 func (m *Memory) doorLocked(p packet) bool {
 	plain, guarded := m.doors[p.dst]
+	opens := p.flags&(tcpSYN|tcpACK) == tcpSYN
 	switch {
 	case p.proto != protoTCP || !guarded:
-		return true
+		return !m.ours[p.dst.Addr()] || m.restLocked(p)
 	case m.knownLocked(p):
 		return true
-	case plain:
+	case plain == PlainAdmit, plain == PlainCookie && !opens:
 		m.stats.Plain++
+		return true
+	case plain == PlainCookie && m.rationLocked(ration{"cookie", cookieRate}):
+		m.stats.Cookies++
 		return true
 	}
 	m.stats.Dropped++
 	return false
+}
+
+// restLocked decides about what is for a defending entry and no guarded port.
+func (m *Memory) restLocked(p packet) bool {
+	class := ration{"rest", restRate}
+	switch {
+	case p.tooBig, m.allowedLocked(p.src.Addr()):
+		return true
+	case m.own[ownKey{p.proto, p.src, p.dst}].After(time.Now()):
+		m.stats.Own++
+		return true
+	case p.proto == protoUDP:
+		class = ration{"UDP", restUDPRate}
+	case p.proto == protoICMP, p.proto == protoICMPv6:
+		class = ration{"ICMP", restICMP}
+	case p.proto == protoTCP && p.flags&(tcpSYN|tcpACK) == tcpSYN:
+		class = ration{"SYN", restSYNRate}
+	}
+	if m.rationLocked(class) {
+		return true
+	}
+	m.stats.Floods++
+	return false
+}
+
+// ration is a class of packets of which a defending entry takes so many a second.
+type ration struct {
+	class string
+	rate  int
+}
+
+func (m *Memory) rationLocked(r ration) bool {
+	if s := time.Now().Unix(); s != m.second || m.taken == nil {
+		m.second, m.taken = s, map[ration]int{}
+	}
+	m.taken[r]++
+	return m.taken[r] <= r.rate
+}
+
+// allowedLocked counts, and reports, a source among those that are never shut out.
+func (m *Memory) allowedLocked(src netip.Addr) bool {
+	ok := slices.ContainsFunc(m.plan.cfg.Allow, func(x netip.Prefix) bool { return x.Contains(src) })
+	if ok {
+		m.stats.Allowed++
+	}
+	return ok
 }
 
 // darkLocked decides at a hidden edge.
@@ -192,8 +246,7 @@ func (m *Memory) darkLocked(p packet) bool {
 func (m *Memory) knownLocked(p packet) bool {
 	src := p.src.Addr()
 	switch {
-	case slices.ContainsFunc(m.plan.cfg.Allow, func(x netip.Prefix) bool { return x.Contains(src) }):
-		m.stats.Allowed++
+	case m.allowedLocked(src):
 	case p.proto == protoTCP && m.flows[Flow{Src: p.src, Dst: p.dst}]:
 		m.stats.Flows++
 	case p.proto == protoTCP && m.ours[p.dst.Addr()] && p.dst.Port() == m.plan.cfg.LinkPort && m.doorFor[src].After(time.Now()):
@@ -212,12 +265,15 @@ const (
 	sweepOwn  = 4096
 )
 
-// Out notes what a hidden edge sends, so that the reply is let in. Links are not noted: their clients are admitted.
+// Out notes what the machine sends, so that the reply is let in. Links and services are not noted.
 func (m *Memory) Out(head []byte) {
 	p, ok := parsePacket(head)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !ok || !m.on || !m.plan.cfg.Hidden || p.src.Port() == m.plan.cfg.LinkPort {
+	if !ok || !m.on {
+		return
+	}
+	if _, guarded := m.doors[p.src]; guarded && p.proto == protoTCP {
 		return
 	}
 	k, now := ownKey{p.proto, p.dst, p.src}, time.Now()

@@ -46,10 +46,10 @@ func memoryTable(t *testing.T, ours, peer, live, admitted, stranger string) {
 	for _, state := range []string{"entry, active", "entry, defending", "hidden, standby"} {
 		f, m, err := NewMemory(Config{
 			Interfaces: []string{"eth0"}, Addrs: []netip.Addr{us}, LinkPort: link,
-			Services:   []netip.AddrPort{at(ours, drop), at(ours, admit)},
-			PlainAdmit: func(s netip.AddrPort) bool { return s.Port() == admit },
-			Hidden:     state == "hidden, standby",
-			Allow:      []netip.Prefix{netip.PrefixFrom(netip.MustParseAddr(peer), us.BitLen())},
+			Services: []netip.AddrPort{at(ours, drop), at(ours, admit)},
+			Plain:    func(s netip.AddrPort) Plain { return map[uint16]Plain{admit: PlainAdmit}[s.Port()] },
+			Hidden:   state == "hidden, standby",
+			Allow:    []netip.Prefix{netip.PrefixFrom(netip.MustParseAddr(peer), us.BitLen())},
 		})
 		if err != nil {
 			t.Fatal(err)

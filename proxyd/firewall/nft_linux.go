@@ -124,10 +124,10 @@ func (n *nft) replace(p *plan) (written bool, err error) {
 		}
 	}
 	err = n.write(p, present, known)
-	if n.egress && p.cfg.Hidden && errors.Is(err, unix.EOPNOTSUPP) {
+	if n.egress && errors.Is(err, unix.EOPNOTSUPP) {
 		n.egress = false
 		n.log.Warn("kernel has no nftables egress hook (Linux 5.16): replies to what this node itself sends "+
-			"through its public interface are dropped; list who must answer under allow", "interfaces", present)
+			"through its public interface are dropped (at an entry: scarce while it is attacked); list who must answer under allow", "interfaces", present)
 		err = n.write(p, present, known)
 	}
 	if err != nil {
@@ -160,9 +160,6 @@ func (n *nft) write(p *plan, interfaces []string, known []uint32) error {
 	fixed := n.sets.fixed(p.cfg)
 	for _, f := range n.sets.families() {
 		for _, s := range f.all() {
-			if s == f.own && !p.cfg.Hidden {
-				continue
-			}
 			if err := n.c.AddSet(s, nil); err != nil {
 				return err
 			}
@@ -170,17 +167,12 @@ func (n *nft) write(p *plan, interfaces []string, known []uint32) error {
 				return err
 			}
 		}
-		if p.cfg.Hidden {
-			n.chain(chainDark+f.suffix, f.darkRules(p.cfg.LinkPort))
-		} else {
-			n.chain(chainDoor+f.suffix, f.doorRules(p.cfg.LinkPort))
-		}
 	}
-	n.chain(chainGate, n.sets.gateRules(p))
-	n.hook("ingress", interfaces, nftables.ChainHookIngress, chainGate)
-	if p.cfg.Hidden && n.egress {
-		n.chain(chainOut, n.sets.outRules(p.cfg.LinkPort))
-		n.hook("egress", interfaces, nftables.ChainHookEgress, chainOut)
+	for _, c := range n.sets.chains(p, n.egress) {
+		n.chain(c.name, c.rules)
+		if c.hook != nil {
+			n.hook(c.hooked, interfaces, c.hook, c.name)
+		}
 	}
 	return n.flush()
 }
@@ -314,8 +306,52 @@ func (n *nft) counters() (Stats, error) {
 	}
 	return Stats{
 		Dropped: packets[cntDropped], Knocks: packets[cntKnocks], Allowed: packets[cntAllowed],
-		Flows: packets[cntFlows], Admitted: packets[cntAdmitted], Plain: packets[cntPlain], Own: packets[cntOwn],
+		Flows: packets[cntFlows], Admitted: packets[cntAdmitted], Plain: packets[cntPlain], Cookies: packets[cntCookies],
+		Floods: packets[cntFloods], Own: packets[cntOwn],
 	}, nil
+}
+
+// intact compares how many rules each chain has with what was written.
+func (n *nft) intact(p *plan) (bool, error) {
+	want := map[*nftables.Table]map[string]int{n.table: {}}
+	for _, c := range n.sets.chains(p, n.egress) {
+		want[n.table][c.name] = len(c.rules)
+		for i, dev := range p.cfg.Interfaces {
+			if _, err := n.index(dev); err == nil && c.hook != nil {
+				want[n.table][fmt.Sprint(c.hooked, i)] = 1
+			}
+		}
+	}
+	if p.cfg.Hidden {
+		want[n.other] = map[string]int{chainElsewhere: 0} // as many as there were interfaces, and more
+	}
+	n.wait()
+	all, err := n.c.ListChains()
+	if err != nil {
+		return false, errors.Join(explain(err), n.c.CloseLasting())
+	}
+	there := make(map[string]bool, len(all)) // asking for a chain that is not there would cost the connection
+	for _, c := range all {
+		there[fmt.Sprint(c.Table.Family, c.Table.Name, c.Name)] = true
+	}
+	for t, chains := range want {
+		for name, rules := range chains {
+			if !there[fmt.Sprint(t.Family, t.Name, name)] {
+				return false, nil
+			}
+			n.wait()
+			got, err := n.c.GetRules(t, &nftables.Chain{Name: name})
+			switch {
+			case errors.Is(err, unix.ENOENT):
+				return false, n.c.CloseLasting()
+			case err != nil:
+				return false, errors.Join(explain(err), n.c.CloseLasting())
+			case len(got) == 0, rules > 0 && len(got) != rules:
+				return false, nil
+			}
+		}
+	}
+	return true, nil
 }
 
 func (n *nft) remove() error {

@@ -71,6 +71,7 @@ func TestEntryDefending(t *testing.T) {
 		w.wantOut("a stranger at the link port", e.client, e.edge, linkPort)
 		w.wantOut("a new plain client, plain = drop", e.client, e.edge, dropPort)
 		w.wantIn("a new plain client, plain = admit", e.client, e.edge, openPort)
+		w.wantIn("a new plain client, plain = cookie", e.client, e.edge, cookiePort)
 		w.wantIn("a port that is not ours", e.client, e.edge, sshPort)
 		w.wantRefused("a closed port that is not ours", e.client, e.edge, noPort)
 		w.wantIn("a peer at the link port", e.peer, e.edge, linkPort)

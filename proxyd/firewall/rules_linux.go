@@ -3,6 +3,7 @@ package firewall
 import (
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
@@ -12,6 +13,7 @@ const (
 	chainGate = "gate"
 	chainOut  = "out"
 	chainDoor = "door" // entry, one a family
+	chainRest = "rest" // entry, one a family: what is for no guarded port
 	chainDark = "dark" // hidden, one a family
 )
 
@@ -23,10 +25,12 @@ const (
 	cntFlows    = "flows"
 	cntAdmitted = "admitted"
 	cntPlain    = "plain"
+	cntCookies  = "cookies"
+	cntFloods   = "floods"
 	cntOwn      = "own"
 )
 
-var counterNames = []string{cntDropped, cntKnocks, cntAllowed, cntFlows, cntAdmitted, cntPlain, cntOwn}
+var counterNames = []string{cntDropped, cntKnocks, cntAllowed, cntFlows, cntAdmitted, cntPlain, cntCookies, cntFloods, cntOwn}
 
 // Ours: how long replies to what a hidden edge sent are let in. TCP keep-alives, which Go sends
 // after 15 s, keep an idle connection alive.
@@ -39,6 +43,31 @@ const (
 )
 
 const flagFIN, flagSYN, flagRST, flagACK = 0x01, 0x02, 0x04, 0x10
+
+// chain is a chain of the table, and where packets come to it from.
+type chain struct {
+	name   string
+	rules  [][]expr.Any
+	hooked string // name, before a number, of the chains that hook sends here
+	hook   *nftables.ChainHook
+}
+
+// chains are all of the table, each behind those that it sends packets to.
+func (s *sets) chains(p *plan, egress bool) (out []chain) {
+	for _, f := range s.families() {
+		if p.cfg.Hidden {
+			out = append(out, chain{name: chainDark + f.suffix, rules: f.darkRules(p.cfg.LinkPort)})
+			continue
+		}
+		out = append(out, chain{name: chainDoor + f.suffix, rules: f.doorRules(p.cfg.LinkPort)},
+			chain{name: chainRest + f.suffix, rules: f.restRules()})
+	}
+	out = append(out, chain{chainGate, s.gateRules(p), "ingress", nftables.ChainHookIngress})
+	if egress {
+		out = append(out, chain{chainOut, s.outRules(p.cfg.LinkPort), "egress", nftables.ChainHookEgress})
+	}
+	return out
+}
 
 // gateRules is the chain that every packet from a public interface enters. Its end is accept.
 func (s *sets) gateRules(p *plan) [][]expr.Any {
@@ -57,7 +86,8 @@ func (s *sets) gateRules(p *plan) [][]expr.Any {
 	case p.defending:
 		for _, f := range s.families() {
 			rules = append(rules, rule(ether(f.ether), l4(unix.IPPROTO_TCP), f.door(), match{in(f.doors)},
-				goTo(chainDoor+f.suffix)))
+				goTo(chainDoor+f.suffix)),
+				rule(ether(f.ether), f.toward(f.ours), goTo(chainRest+f.suffix)))
 		}
 	}
 	return rules
@@ -70,8 +100,37 @@ func (f *familySets) doorRules(linkPort uint16) [][]expr.Any {
 		rule(f.tuple(regWord), match{in(f.flows)}, accept(cntFlows)),
 		rule(port(offDstPort, linkPort), f.from(f.admitted), accept(cntAdmitted)),
 		rule(f.door(), match{in(f.plain)}, accept(cntPlain)),
+		rule(f.door(), match{in(f.cookie)}, onlySYN(), perSecond(cookieRate), accept(cntCookies)),
+		rule(f.door(), match{in(f.cookie)}, onlySYN(), drop(cntDropped)),
+		rule(f.door(), match{in(f.cookie)}, accept(cntPlain)),
 		rule(drop(cntDropped)),
 	}
+}
+
+// onlySYN is a SYN that opens a connection, whatever other flags try to hide it.
+func onlySYN() match { return tcpFlags(flagSYN|flagACK, flagSYN, expr.CmpOpEq) }
+
+// restRules decide about what is for a defending entry's address and no guarded port: what other uses of the machine need, and
+// no more of a flood than costs little.
+func (f *familySets) restRules() [][]expr.Any {
+	icmp := byte(unix.IPPROTO_ICMP)
+	if f.ether == unix.ETH_P_IPV6 {
+		icmp = unix.IPPROTO_ICMPV6
+	}
+	rules := append(f.onLinkRules(),
+		rule(f.from(f.allow), accept(cntAllowed)),
+		rule(proto(), f.tuple(regWord+1), match{in(f.own)}, accept(cntOwn)),
+		f.tooBig(),
+	)
+	for _, l := range []struct {
+		is   match
+		rate uint64
+	}{
+		{l4(icmp), restICMP}, {l4(unix.IPPROTO_UDP), restUDPRate}, {rule(l4(unix.IPPROTO_TCP), onlySYN()), restSYNRate},
+	} {
+		rules = append(rules, rule(l.is, perSecond(l.rate), accept("")), rule(l.is, drop(cntFloods)))
+	}
+	return append(rules, rule(perSecond(restRate), accept("")), rule(drop(cntFloods)))
 }
 
 // darkRules decide about every packet of the family to a hidden edge.
@@ -117,8 +176,8 @@ func (f *familySets) tooBig() []expr.Any {
 	return rule(l4(number), icmp, perSecond(darkICMPRate), accept(""))
 }
 
-// outRules note what a hidden edge sends, so that the reply is let in. Links are not noted: their
-// clients are admitted, or live flows.
+// outRules note what the machine sends, so that the reply is let in. Links and services are not noted: their
+// clients are admitted, or live flows, or plain.
 func (s *sets) outRules(linkPort uint16) [][]expr.Any {
 	var rules [][]expr.Any
 	for _, f := range s.families() {
@@ -130,8 +189,10 @@ func (s *sets) outRules(linkPort uint16) [][]expr.Any {
 				Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: d}}
 		}
 		known := match{in(f.own)}
+		door, _ := f.end(f.src, offSrcPort, regWord)
 		rules = append(rules,
 			rule(is, tcp, port(offSrcPort, linkPort), accept("")),
+			rule(is, tcp, door, match{in(f.doors)}, accept("")),
 			rule(is, tcp, tcpFlags(flagFIN|flagSYN|flagRST|flagACK, flagSYN, expr.CmpOpEq), key, note(ownTCP), accept("")),
 			rule(is, tcp, tcpFlags(flagFIN|flagRST, 0, expr.CmpOpNeq), key, known, note(ownEnding), accept("")),
 			rule(is, tcp, key, known, note(ownTCP), accept("")),

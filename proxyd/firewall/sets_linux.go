@@ -18,6 +18,7 @@ type familySets struct {
 	ours     *nftables.Set // our addresses
 	doors    *nftables.Set // our address . guarded port
 	plain    *nftables.Set // those of doors that take plain clients
+	cookie   *nftables.Set // and those that take them by SYN cookies
 	flows    *nftables.Set // theirs . ours
 	admitted *nftables.Set // addresses, with a time
 	own      *nftables.Set // protocol . theirs . ours, filled by the egress chain
@@ -55,6 +56,7 @@ func newFamilySets(t *nftables.Table, f family, id uint32) familySets {
 		ours:     set("ours", f.addr),
 		doors:    set("doors", end...),
 		plain:    set("plain", end...),
+		cookie:   set("cookie", end...),
 		flows:    set("flows", slices.Concat(end, end)...),
 		admitted: set("admitted", f.addr),
 		own:      set("own", slices.Concat([]nftables.SetDatatype{nftables.TypeInetProto}, end, end)...),
@@ -66,7 +68,7 @@ func newFamilySets(t *nftables.Table, f family, id uint32) familySets {
 }
 
 func (f *familySets) all() []*nftables.Set {
-	return []*nftables.Set{f.allow, f.ours, f.doors, f.plain, f.flows, f.admitted, f.own}
+	return []*nftables.Set{f.allow, f.ours, f.doors, f.plain, f.cookie, f.flows, f.admitted, f.own}
 }
 
 // fixed returns the elements that come from the config.
@@ -91,12 +93,16 @@ func (s *sets) fixed(cfg Config) map[*nftables.Set][]nftables.SetElement {
 		once(f.doors, netip.AddrPortFrom(a, cfg.LinkPort))
 	}
 	for _, service := range cfg.Services {
-		plain := cfg.PlainAdmit(service)
+		plain := cfg.Plain(service)
 		for _, at := range public(service, cfg.Addrs) {
 			f := s.of(at.Addr())
 			once(f.doors, at)
-			if plain {
+			switch plain {
+			case PlainAdmit:
 				once(f.plain, at)
+			case PlainCookie:
+				once(f.cookie, at)
+			case PlainDrop:
 			}
 		}
 	}

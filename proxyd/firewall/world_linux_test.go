@@ -13,12 +13,13 @@ import (
 )
 
 const (
-	ifname   = "edge0"
-	linkPort = 7443
-	dropPort = 8443 // a service with plain = drop
-	openPort = 9443 // a service with plain = admit
-	sshPort  = 22   // none of our business
-	noPort   = 1    // nobody listens
+	ifname     = "edge0"
+	linkPort   = 7443
+	dropPort   = 8443 // a service with plain = drop
+	openPort   = 9443 // a service with plain = admit
+	cookiePort = 6443 // a service with plain = cookie
+	sshPort    = 22   // none of our business
+	noPort     = 1    // nobody listens
 )
 
 // patience is how long a connect must hang to count as dropped. On a veth an answer takes
@@ -107,9 +108,11 @@ func config(hidden bool) Config {
 	for _, f := range families {
 		cfg.Addrs = append(cfg.Addrs, f.edge)
 		cfg.Allow = append(cfg.Allow, netip.PrefixFrom(f.peer, f.peer.BitLen()))
-		cfg.Services = append(cfg.Services, netip.AddrPortFrom(f.edge, dropPort), netip.AddrPortFrom(f.edge, openPort))
+		cfg.Services = append(cfg.Services, netip.AddrPortFrom(f.edge, dropPort), netip.AddrPortFrom(f.edge, openPort), netip.AddrPortFrom(f.edge, cookiePort))
 	}
-	cfg.PlainAdmit = func(s netip.AddrPort) bool { return s.Port() == openPort }
+	cfg.Plain = func(s netip.AddrPort) Plain {
+		return map[uint16]Plain{openPort: PlainAdmit, cookiePort: PlainCookie}[s.Port()]
+	}
 	return cfg
 }
 
@@ -137,7 +140,7 @@ func (w *world) firewall(cfg Config) *Firewall {
 // serve echoes on every port of the edge but noPort.
 func (w *world) serve() {
 	w.t.Helper()
-	for _, port := range []string{"7443", "8443", "9443", "22"} {
+	for _, port := range []string{"7443", "8443", "9443", "6443", "22"} {
 		w.edge.must("listen", func() error { return echo(w.t, ":"+port) })
 	}
 }

@@ -32,6 +32,7 @@ type Service struct {
 	Public        []netip.AddrPort
 	Origin        string // host:port
 	ProxyProtocol bool   // tell the origin the client's address (PROXY protocol, version 2)
+	Steady        bool   // forwarded while the handler is suspended, too
 }
 
 // Config is set once.
@@ -50,6 +51,7 @@ type Flow struct{ Src, Dst netip.AddrPort }
 // Stats count since New.
 type Stats struct {
 	Open         int    // connections now
+	Ending       int    // of them, those that a suspension ends
 	Accepted     uint64 // from clients
 	Refused      uint64 // reset because the origin could not be reached
 	OverCap      uint64 // reset because MaxConns were open
@@ -176,7 +178,7 @@ func (h *Handler) openLocked() error {
 }
 
 // SetForwarding suspends the Handler or lets it go on. Suspended it is off the path: open connections
-// are reset, and so is each new one. Its ports stay its own.
+// are reset, and so is each new one, but for those of steady services. Its ports stay its own.
 func (h *Handler) SetForwarding(on bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -184,8 +186,13 @@ func (h *Handler) SetForwarding(on bool) {
 		return
 	}
 	h.forwarding = on
-	if !on {
-		h.abortLocked()
+	if on {
+		return
+	}
+	for f := range h.flows {
+		if !f.service.Steady {
+			f.abort()
+		}
 	}
 }
 
@@ -209,10 +216,15 @@ func (h *Handler) Flows() []Flow {
 // Stats returns the counts.
 func (h *Handler) Stats() Stats {
 	h.mu.Lock()
-	open := len(h.flows)
+	open, ending := len(h.flows), 0
+	for f := range h.flows {
+		if !f.service.Steady {
+			ending++
+		}
+	}
 	h.mu.Unlock()
 	return Stats{
-		Open: open, Accepted: h.accepted.Load(), Refused: h.refused.Load(), OverCap: h.overCap.Load(),
+		Open: open, Ending: ending, Accepted: h.accepted.Load(), Refused: h.refused.Load(), OverCap: h.overCap.Load(),
 		Suspended: h.suspended.Load(), AcceptErrors: h.acceptErrors.Load(), In: h.in.Load(), Out: h.out.Load(),
 	}
 }
@@ -223,7 +235,7 @@ func (h *Handler) enter(f *flow) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
-	case !h.running || !h.forwarding:
+	case !h.running || !h.forwarding && !f.service.Steady:
 		h.suspended.Add(1)
 	case len(h.flows) >= h.cfg.MaxConns:
 		h.overCap.Add(1)

@@ -270,6 +270,23 @@ func TestSuspendResetsAndResumeServes(t *testing.T) {
 	}
 }
 
+// TestSteadyServiceIsNotSuspended: its clients have nowhere to move, and its connections are no reason to wait with a suspension.
+func TestSteadyServiceIsNotSuspended(t *testing.T) {
+	w := start(t, func(c *Config) { c.Services[0].Steady = true })
+	client, origin := w.pair()
+	if s := w.h.Stats(); s.Open != 1 || s.Ending != 0 {
+		t.Errorf("stats %+v, want one connection open and none that will end", s)
+	}
+	w.h.SetForwarding(false)
+	for range 2 {
+		client.Write([]byte("x"))
+		if _, err := io.ReadFull(origin, make([]byte, 1)); err != nil {
+			t.Errorf("suspended: %v", err)
+		}
+		client, origin = w.pair()
+	}
+}
+
 func TestFlows(t *testing.T) {
 	w := start(t, nil)
 	client, _ := w.pair()

@@ -19,6 +19,7 @@ type program struct {
 	name   string
 	proc   *memnet.Process
 	kill   func() // what the process had of its machine is gone
+	tell   func() string
 	status func(ctx context.Context, into any) error
 	forget func(context.Context) error                                                // agents
 	move   func(context.Context, proxyd.MoveRequest, func(proxyd.MoveProgress)) error // proxies
@@ -79,7 +80,7 @@ func (w *World) proxy(name, config string) (*program, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &program{name: name, proc: m.proc, kill: m.kill, move: node.Move, status: func(ctx context.Context, into any) error {
+	p := &program{name: name, proc: m.proc, kill: m.kill, move: node.Move, tell: node.Describe, status: func(ctx context.Context, into any) error {
 		return fleet.Control(ctx, paths.Socket, "GET", "/status", into)
 	}}
 	p.start(node.Run)
@@ -102,7 +103,7 @@ func (w *World) agent(name, probe, token string) (*program, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &program{name: name, proc: proc, kill: proc.Kill, forget: a.Forget, status: func(_ context.Context, into any) error {
+	p := &program{name: name, proc: proc, kill: proc.Kill, forget: a.Forget, tell: a.Describe, status: func(_ context.Context, into any) error {
 		b, err := json.Marshal(a.Status()) // as its control socket would
 		if err != nil {
 			return err

@@ -260,7 +260,7 @@ func (s *stage) whole(end <-chan ended) app.Transferred {
 	select {
 	case r = <-end:
 	case <-time.After(time.Minute):
-		s.t.Fatalf("the transfer does not end; the agent: %+v", s.agentOf("client"))
+		s.t.Fatalf("the transfer does not end; the agent: %+v\n%s", s.agentOf("client"), s.Describe())
 	}
 	if r.err != nil || r.Lost != 0 || r.Wrong != "" {
 		s.t.Fatalf("%v: %d bytes lost, digests %q; the agent: %v", r.err, r.Lost, r.Wrong, s.agentOf("client").Events)

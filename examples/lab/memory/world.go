@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -252,6 +253,18 @@ func (w *World) take(name string) *program {
 	p := w.programs[i]
 	w.programs = slices.Delete(w.programs, i, i+1)
 	return p
+}
+
+// Describe tells where the sessions of every program stand, for a transfer that stands still.
+func (w *World) Describe() string {
+	w.mu.Lock()
+	all := slices.Clone(w.programs)
+	w.mu.Unlock()
+	var b strings.Builder
+	for _, p := range all {
+		fmt.Fprintf(&b, "%s:\n%s", p.name, p.tell())
+	}
+	return b.String()
 }
 
 func (w *World) find(name string) (*program, error) {

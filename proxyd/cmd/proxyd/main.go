@@ -69,7 +69,11 @@ type cli struct {
 	Migrate migrateCmd `cmd:"" help:"Send agents that are connected now elsewhere."`
 	Home    homeCmd    `cmd:"" help:"Send the agents here back to the entries that are not attacked."`
 	Down    downCmd    `cmd:"" help:"Stop the proxyd that runs here: its agents are sent on first; again: at once."`
-	Check   checkCmd   `cmd:"" help:"Check the configuration and whether this machine can run it."`
+	Check   checkCmd   `cmd:"" aliases:"doctor" help:"Check the configuration and whether this machine can run it."`
+
+	Firewall struct {
+		Plan planCmd `cmd:"" help:"Print the packet filter that run puts in place, as nft reads it."`
+	} `cmd:"" help:"The packet filter."`
 }
 
 // env is what the commands have of the process.

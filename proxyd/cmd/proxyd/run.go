@@ -164,6 +164,35 @@ func (c *checkCmd) Run(e *env) error {
 	return nil
 }
 
+type planCmd struct {
+	Defending bool `help:"As it is while the node defends, and not as in peace."`
+}
+
+func (planCmd) Example() string {
+	return "  proxyd firewall plan\n  proxyd firewall plan --defending\n"
+}
+
+// Run prints the packet filter and changes nothing.
+func (c *planCmd) Run(e *env) error {
+	cfg, err := e.config()
+	if err != nil {
+		return err
+	}
+	if _, err := fleet.OpenState(cfg.State, nil); err != nil {
+		return err
+	}
+	p, err := proxyd.New(cfg, logger(e.stderr, cfg.LogLevel))
+	if err != nil {
+		return err
+	}
+	text, err := p.FirewallText(c.Defending)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(e.stdout, text)
+	return err
+}
+
 // public reports whether the address is one of the internet's.
 func public(a netip.Addr) bool {
 	shared := netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
