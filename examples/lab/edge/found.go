@@ -26,7 +26,6 @@ type moved struct {
 	peace, flood Got
 	lost         int // sessions that were open when the flood began, of sessions
 	sessions     int
-	why          string // what the first of them said
 }
 
 // found is all that a run found.

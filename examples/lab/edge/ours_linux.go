@@ -68,6 +68,11 @@ func (r *run) setting(ctx context.Context, x setting) error {
 	if err := errors.Join(s.p1.ns.ForgetPeers(), s.near.ForgetPeers()); err != nil {
 		return err
 	}
+	if x.p == budget {
+		if err := r.sentOn(ctx, x.path); err != nil {
+			return fmt.Errorf("an agent that is sent on: %w", err)
+		}
+	}
 	if err := s.visitor.ask(ctx, "Proofs", Plan{To: netip.AddrPortFrom(s.p1.at, lab.LinkPort), N: 64}, &r.proofs); err != nil {
 		return err
 	}

@@ -313,45 +313,48 @@ func rowsOf(file *figures.File) (rows []string) {
 		if f := c["connect"]; f.Spread != nil {
 			p95 = fmt.Sprintf("%.1f", f.P95)
 		}
-		line := fmt.Sprintf("%-46s %8s %8s %8s %9s %9s %9s %9s %6d %8s", name, percent(c["success.connect"]), percent(c["success.second"]),
-			short(c["connect"], "%.1f"), p95, million(c["offered"]), million(c["answered"]), percent(c["ring.lost"]), c["success.connect"].N, short(c["goodput"], "%.0f"))
+		var line strings.Builder
+		line.WriteString(fmt.Sprintf("%-46s %8s %8s %8s %9s %9s %9s %9s %6d %8s", name, percent(c["success.connect"]), percent(c["success.second"]),
+			short(c["connect"], "%.1f"), p95, million(c["offered"]), million(c["answered"]), percent(c["ring.lost"]), c["success.connect"].N, short(c["goodput"], "%.0f")))
 		for _, id := range []string{"success.connect", "success.second", "connect", "offered"} {
 			if f := c[id]; f.Meets != nil && !*f.Meets {
-				line += "  " + id + " " + goal(f)
+				line.WriteString("  " + id + " " + goal(f))
 			}
 		}
-		rows = append(rows, strings.TrimRight(line, " "))
+		rows = append(rows, strings.TrimRight(line.String(), " "))
 	}
 	return rows
 }
 
 // cellTitle names a cell.
 func cellTitle(f figures.Figure) string {
-	s := f.System
+	var s strings.Builder
+	s.WriteString(f.System)
 	for _, k := range []string{"path", "p", "syn"} {
 		switch v := f.Labels[k]; {
 		case v == "":
 		case k == "p":
-			s += " p=" + v
+			s.WriteString(" p=" + v)
 		default:
-			s += " " + v
+			s.WriteString(" " + v)
 		}
 	}
-	return s + " " + f.Labels["rate"] + "/s " + f.Labels["kind"]
+	return s.String() + " " + f.Labels["rate"] + "/s " + f.Labels["kind"]
 }
 
 // title names any other figure.
 func title(f figures.Figure) string {
-	s := f.ID + " " + f.System
+	var s strings.Builder
+	s.WriteString(f.ID + " " + f.System)
 	for _, k := range []string{"path", "kind"} {
 		if v := f.Labels[k]; v != "" {
-			s += " " + v
+			s.WriteString(" " + v)
 		}
 	}
 	if f.When != "" {
-		s += " " + f.When
+		s.WriteString(" " + f.When)
 	}
-	return s
+	return s.String()
 }
 
 func goal(f figures.Figure) string {

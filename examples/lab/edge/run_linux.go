@@ -105,8 +105,6 @@ func (r *run) play(ctx context.Context) (err error) {
 		r.progress.Finish(step.name)
 		r.progress.Say("%s: done in %.0f s", step.name, time.Since(began).Seconds())
 	}
-	r.progress.Finish(partMoved)
-	r.progress.Finish(partCost)
 	r.progress.Enter("the end")
 	return nil
 }

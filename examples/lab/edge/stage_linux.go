@@ -31,8 +31,11 @@ type stage struct {
 	base    *target // the systems that are not ours, one at a time
 	p1      *target
 	near    *kernel.Namespace
-	visitor *visitor
-	unpin   string // why the edge's ring has no processor of its own; empty: it has
+	visitor *visitor // clients on a machine of their own
+	user    *visitor // and on the real agent's
+	unpin   string   // why the edge's ring has no processor of its own; empty: it has
+
+	enrolled bool // the real agent has its token
 }
 
 // target is an edge that can be flooded.
@@ -81,7 +84,10 @@ func newStage(ctx context.Context, o Options, say func(string, ...any)) (*stage,
 	if s.near, err = s.World.AddNear("near", lab.Near); err != nil {
 		return s, err
 	}
-	s.visitor, err = newVisitor(s)
+	if s.visitor, err = newVisitor(s, s.near); err != nil {
+		return s, err
+	}
+	s.user, err = newVisitor(s, s.World.Client)
 	return s, err
 }
 
@@ -109,8 +115,10 @@ func (s *stage) ring(t *target, own bool) error {
 // close ends everything.
 func (s *stage) close() error {
 	var errs []error
-	if s.visitor != nil {
-		errs = append(errs, s.visitor.close())
+	for _, v := range []*visitor{s.visitor, s.user} {
+		if v != nil {
+			errs = append(errs, v.close())
+		}
 	}
 	for _, t := range []*target{s.base, s.p1} {
 		if t != nil && t.wire != nil {
@@ -126,8 +134,8 @@ type visitor struct {
 	client *rpc.Client
 }
 
-// newVisitor starts it on its machine.
-func newVisitor(s *stage) (*visitor, error) {
+// newVisitor starts it on a machine.
+func newVisitor(s *stage, on *kernel.Namespace) (*visitor, error) {
 	log, err := os.OpenFile(s.Paths("visitor").Log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, err
@@ -143,7 +151,7 @@ func newVisitor(s *stage) (*visitor, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.near.Start(v.cmd); err != nil {
+	if err := on.Start(v.cmd); err != nil {
 		return nil, fmt.Errorf("start the visitors: %w", err)
 	}
 	v.client = rpc.NewClient(fleet.Pipes{ReadCloser: out, In: in})

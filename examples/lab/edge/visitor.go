@@ -27,6 +27,7 @@ import (
 type Visitor struct {
 	ctx     context.Context
 	members []member
+	holding *holding // nil: no sessions are held
 }
 
 // member is one agent: whom it may dial, and what it shows.
