@@ -44,6 +44,15 @@ func newFound() *found {
 	return &found{cells: map[cell]seen{}, skipped: map[cell]string{}, peace: map[string]Got{}, priceNo: map[string]string{}, movedNo: map[string]string{}}
 }
 
+// leaveOut says why a system that is not ours has no figures.
+func (r *found) leaveOut(system, why string) {
+	for _, c := range baselineCells(system) {
+		delete(r.cells, c)
+		r.skipped[c] = why
+	}
+	r.priceNo[system] = why
+}
+
 // window is what happened to a target between two moments.
 type window struct {
 	took                     time.Duration

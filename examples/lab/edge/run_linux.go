@@ -142,11 +142,10 @@ func (r *run) baselines(ctx context.Context) error {
 
 // leave leaves out a system that is not ours.
 func (r *run) leave(system, why string) {
-	for _, c := range baselineCells(system) {
-		r.skipped[c] = why
+	r.leaveOut(system, why)
+	for range r.sizes.of(baselineCells(system)) {
 		r.progress.Did(partBaselines)
 	}
-	r.priceNo[system] = why
 	r.progress.Did(partCost)
 }
 
