@@ -51,7 +51,9 @@ func (r *run) price(ctx context.Context, t *target, port uint16, p priced) (err 
 			return errors.New("nothing of the flood arrived")
 		}
 		making := float64(alone.CPU) / float64(alone.Sent) * float64(storm.Sent)
-		p.ns = append(p.ns, (float64(storm.CPU+after.rest-before.rest)-making)/taken)
+		program := float64(after.program - before.program)
+		p.program = append(p.program, program/taken)
+		p.ns = append(p.ns, (float64(storm.CPU+after.softirq-before.softirq)+program-making)/taken)
 		p.answered += float64(after.answered-before.answered) / taken / float64(r.sizes.costs)
 	}
 	r.prices = append(r.prices, p)
@@ -60,23 +62,21 @@ func (r *run) price(ctx context.Context, t *target, port uint16, p priced) (err 
 
 // use is what a target has used so far.
 type use struct {
-	rest            time.Duration // softirq threads and program
-	taken, answered uint64
+	softirq, program time.Duration // the kernel's threads for it, and the edge's program
+	taken, answered  uint64
 }
 
 func (s *stage) used(t *target) (u use, err error) {
-	if u.rest, err = kernel.ThreadUsed("ksoftirqd/"); err != nil {
+	if u.softirq, err = kernel.ThreadUsed("ksoftirqd/"); err != nil {
 		return u, err
 	}
 	pid, err := s.PID(t.child)
 	if err != nil {
 		return u, err
 	}
-	program, err := processCPU(pid)
-	if err != nil {
+	if u.program, err = processCPU(pid); err != nil {
 		return u, fmt.Errorf("time of %s: %w", t.child, err)
 	}
-	u.rest += program
 	x, err := t.snapshot()
 	u.taken, u.answered = x.taken, x.counts.Answered
 	return u, err

@@ -17,7 +17,8 @@ type seen struct {
 type priced struct {
 	system, path, kind string
 	ns                 []float64
-	answered           float64 // share
+	program            []float64 // of them, in the edge's program
+	answered           float64   // share
 }
 
 // moved is a real agent's downloads, in peace and while its own proxy is flooded at the most.

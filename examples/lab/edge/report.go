@@ -170,26 +170,32 @@ func (r *found) priceFigures() (fs []figures.Figure, complete bool) {
 	var cookies figures.Figure
 	add := func(system, path, kind, no string) {
 		i := slices.IndexFunc(r.prices, func(p priced) bool { return p.system == system && p.path == path && p.kind == kind })
-		var f figures.Figure
+		var these []figures.Figure
 		switch {
 		case i >= 0:
-			f = r.prices[i].figure()
-		case no != "":
-			f = figures.Skip("cpu.syn", system, "", no)
+			these = r.prices[i].figures()
+		case no == "":
+			no, complete = incomplete, false
+			fallthrough
 		default:
-			f, complete = figures.Skip("cpu.syn", system, "", incomplete), false
+			for _, id := range []string{"cpu.syn", "cpu.syn.program", "cpu.syn.answered"} {
+				these = append(these, figures.Skip(id, system, "", no))
+			}
 		}
-		f = f.Label("kind", kind)
-		if path != "" {
-			f = f.Label("path", path).Label("p", budget)
+		for j, f := range these {
+			f = f.Label("kind", kind)
+			if path != "" {
+				f = f.Label("path", path).Label("p", budget)
+			}
+			these[j] = f
 		}
 		if system == syncookies {
-			cookies = f
+			cookies = these[0]
 		}
 		if i >= 0 && path != "" {
-			f = judgePrice(f.Against(cookies), path)
+			these[0] = judgePrice(these[0].Against(cookies), path)
 		}
-		fs = append(fs, f)
+		fs = append(fs, these...)
 	}
 	for _, system := range baselines {
 		add(system, "", fresh, r.priceNo[system])
@@ -213,11 +219,17 @@ func judgePrice(f figures.Figure, path string) figures.Figure {
 	return f.Want(fmt.Sprintf("value <= %g, ratio <= %g", l, cheaper), *f.Value <= l && (f.Baseline == nil || f.Baseline.Ratio <= cheaper))
 }
 
-// figure is the median of the measurements.
-func (p priced) figure() figures.Figure {
-	v := slices.Sorted(slices.Values(p.ns))
-	m := math.Round(v[len(v)/2])
-	return figures.Figure{ID: "cpu.syn", System: p.system, Unit: "ns", N: len(v), Value: &m}.Label("answered", fmt.Sprintf("%.2f", p.answered))
+// figures are the medians of the measurements: all, what the program has of it, and the share of SYNs that got an answer.
+func (p priced) figures() []figures.Figure {
+	median := func(id string, ns []float64) figures.Figure {
+		v := slices.Sorted(slices.Values(ns))
+		m := math.Round(v[len(v)/2])
+		return figures.Figure{ID: id, System: p.system, Unit: "ns", N: len(v), Value: &m}
+	}
+	return []figures.Figure{
+		median("cpu.syn", p.ns), median("cpu.syn.program", p.program),
+		{ID: "cpu.syn.answered", System: p.system, Unit: "share", N: len(p.ns), Value: new(math.Round(p.answered*1000) / 1000)},
+	}
 }
 
 func (r *found) movedFigures() (fs []figures.Figure, complete bool) {
@@ -271,10 +283,11 @@ func printTable(w io.Writer, file *figures.File) error {
 	for _, row := range rowsOf(file) {
 		s.WriteString(row + "\n")
 	}
-	fmt.Fprintf(&s, "\n%-46s %8s  %s\n", "processor time of a SYN", "ns", "answered, goal")
-	for _, f := range file.Figures {
-		if f.ID == "cpu.syn" {
-			fmt.Fprintln(&s, strings.TrimRight(fmt.Sprintf("%-46s %8s  %s", title(f), short(f, "%.0f"), f.Labels["answered"]+"  "+goal(f)), " "))
+	fmt.Fprintf(&s, "\n%-46s %8s %8s %8s\n", "processor time of a SYN", "ns", "program", "answered")
+	for i, f := range file.Figures {
+		if f.ID == "cpu.syn" { // the other two follow it
+			fmt.Fprintln(&s, strings.TrimRight(fmt.Sprintf("%-46s %8s %8s %8s  %s", title(f), short(f, "%.0f"),
+				short(file.Figures[i+1], "%.0f"), percent(file.Figures[i+2]), goal(f)), " "))
 		}
 	}
 	fmt.Fprintf(&s, "\n%-46s %8s\n", "agents that were sent on", "")

@@ -29,7 +29,7 @@ func good(s sizes) *found {
 		for _, c := range s.of(baselineCells(system)) {
 			r.cells[c] = seen{visits: visits(5, time.Second, 5), got: &Got{Bytes: 1e6, Whole: 1, Took: time.Second}, offered: 1000, lost: 0.5}
 		}
-		r.prices = append(r.prices, priced{system: system, kind: fresh, ns: []float64{3000, 2900, 3100}})
+		r.prices = append(r.prices, priced{system: system, kind: fresh, ns: []float64{3000, 2900, 3100}, program: []float64{1, 0, 1}})
 	}
 	for _, x := range settings() {
 		for _, c := range s.of(x.cells()) {
@@ -42,7 +42,7 @@ func good(s sizes) *found {
 	}
 	for _, path := range paths {
 		for _, kind := range []string{fresh, random, replay} {
-			r.prices = append(r.prices, priced{system: ms, path: path, kind: kind, ns: []float64{200}})
+			r.prices = append(r.prices, priced{system: ms, path: path, kind: kind, ns: []float64{200}, program: []float64{10}})
 		}
 		r.moved = append(r.moved, moved{path: path, peace: Got{Bytes: 100, Took: time.Second}, flood: Got{Bytes: 99, Took: time.Second}, sessions: 10})
 	}
