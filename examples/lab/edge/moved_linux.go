@@ -36,6 +36,11 @@ func (r *run) sentOn(ctx context.Context, path string) (err error) {
 		return err
 	}
 	fetch := Fetch{URL: "http://" + web.String() + "/", Time: r.sizes.quiet, Patience: 10 * time.Second}
+	first, cold := fetch, Got{} // the agent gets to know the path
+	first.Time = time.Second
+	if err := s.user.ask(ctx, "Download", first, &cold); err != nil {
+		return err
+	}
 	if err := s.user.ask(ctx, "Download", fetch, &m.peace); err != nil {
 		return err
 	}
