@@ -15,6 +15,8 @@ type Options struct {
 	Only    []string // systems to measure; none is all
 	Quick   bool
 	Command string // how it was started, for the figures
+
+	small *sizes // a test\'s, which looks only whether all parts work
 }
 
 // Check completes the options and refuses what can't work.
@@ -57,6 +59,9 @@ func (s sizes) of(cells []cell) []cell {
 
 // The default ends within ten minutes on two cores, the quick one within a minute.
 func (o *Options) sizes() sizes {
+	if o.small != nil {
+		return *o.small
+	}
 	s := sizes{
 		connects: 100, gap: 10 * time.Millisecond, patience: 3 * time.Second, fetch: 3 * time.Second, warm: 300 * time.Millisecond,
 		quiet: 5 * time.Second, cost: time.Second, costs: 3, agents: 25, whole: true,
