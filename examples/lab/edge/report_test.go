@@ -52,18 +52,6 @@ func good(s sizes) *found {
 func whole() sizes { return (&Options{}).sizes() }
 func quick() sizes { return (&Options{Quick: true}).sizes() }
 
-func find(t *testing.T, file *figures.File, id string, c cell) figures.Figure {
-	t.Helper()
-	want := c.named(figures.Figure{ID: id})
-	i := slices.IndexFunc(file.Figures, func(f figures.Figure) bool {
-		return f.ID == id && cellTitle(f) == cellTitle(want) && f.When == "flood"
-	})
-	if i < 0 {
-		t.Fatalf("no %s of %s", id, c)
-	}
-	return file.Figures[i]
-}
-
 var strongest = cell{system: ms, path: native, p: budget, keyed: true, rate: top, kind: fresh}
 
 func TestVerdict(t *testing.T) {
