@@ -25,6 +25,9 @@ const (
 	edgeCPU = 1
 )
 
+// first is a niceness before everything else: the cable's way back is not full because a storm keeps its processor.
+const first = -20
+
 // stage is the world with its two edges that are attacked.
 type stage struct {
 	*fleet.Fleet
@@ -95,17 +98,17 @@ func newStage(ctx context.Context, o Options, say func(string, ...any)) (*stage,
 // them away, so that who sends does the work.
 func (s *stage) ring(t *target, own bool) error {
 	for _, x := range []struct {
-		ns  *kernel.Namespace
-		dev string
-		cpu int
-	}{{t.ns, t.cable.Proxy, edgeCPU}, {t.cable.NS, t.cable.Edge, restCPU}} {
+		ns        *kernel.Namespace
+		dev       string
+		cpu, nice int
+	}{{t.ns, t.cable.Proxy, edgeCPU, 0}, {t.cable.NS, t.cable.Edge, restCPU, first}} {
 		if err := x.ns.Threaded(x.dev, own); err != nil {
 			return fmt.Errorf("a thread for the ring of %s: %w", x.dev, err)
 		}
 		if !own {
 			continue
 		}
-		if err := kernel.PinThread("napi/"+x.dev+"-", x.cpu); err != nil {
+		if err := kernel.PinThread("napi/"+x.dev+"-", x.cpu, x.nice); err != nil {
 			s.unpin = err.Error()
 		}
 	}

@@ -205,11 +205,11 @@ func TestKernelThreads(t *testing.T) {
 	if err := w.P1.Threaded(c.Proxy, true); err != nil {
 		t.Fatal(err)
 	}
-	err := kernel.PinThread("napi/"+c.Proxy+"-", 0)
+	err := kernel.PinThread("napi/"+c.Proxy+"-", 0, 0)
 	if used, uerr := kernel.ThreadUsed("napi/" + c.Proxy + "-"); (err == nil) != (uerr == nil) || used < 0 {
 		t.Errorf("pinned: %v; used %v, %v", err, used, uerr)
 	}
-	if err := kernel.PinThread("napi/nobody-", 0); err == nil {
+	if err := kernel.PinThread("napi/nobody-", 0, 0); err == nil {
 		t.Error("a thread that is not there was pinned")
 	}
 	if err := w.P1.Threaded(c.Proxy, false); err != nil {

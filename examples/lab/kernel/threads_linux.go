@@ -23,10 +23,10 @@ var ErrNoThreads = errors.New("the kernel's own threads can't be seen from here 
 // Threads does, in the outer half of the program, what the inner half can't: a kernel thread is no process of its namespace.
 type Threads struct{}
 
-// Pin is a request: the threads whose name begins so run on this processor only.
+// Pin is a request: the threads whose name begins so run on this processor only, and with this niceness.
 type Pin struct {
-	Name string
-	CPU  int
+	Name      string
+	CPU, Nice int
 }
 
 // Pin pins threads and says how many.
@@ -37,6 +37,9 @@ func (Threads) Pin(p Pin, pinned *int) error {
 		*pinned++
 		if err := unix.SchedSetaffinity(pid, &set); err != nil {
 			return fmt.Errorf("pin %s to processor %d: %w (needs root)", p.Name, p.CPU, err)
+		}
+		if err := unix.Setpriority(unix.PRIO_PROCESS, pid, p.Nice); err != nil {
+			return fmt.Errorf("make %s as nice as %d: %w (needs root)", p.Name, p.Nice, err)
 		}
 		return nil
 	})
@@ -115,10 +118,10 @@ func reachThreads() error {
 	return nil
 }
 
-// PinThread keeps the kernel's threads whose name begins so on one processor.
-func PinThread(name string, cpu int) error {
+// PinThread keeps the kernel's threads whose name begins so on one processor, with a niceness from -20, before everything else, to 19.
+func PinThread(name string, cpu, nice int) error {
 	var n int
-	return ask("Threads.Pin", Pin{name, cpu}, &n)
+	return ask("Threads.Pin", Pin{name, cpu, nice}, &n)
 }
 
 // ThreadUsed is how long the kernel's threads whose name begins so have run, together.
