@@ -81,9 +81,7 @@ type setting struct{ path, p string }
 // edge is the setting as proxyd's configuration.
 func (s setting) edge() fleet.Edge {
 	e := attacked
-	if s.path != afPacket { // TODO(merge)
-		e.Path = s.path
-	}
+	e.Path = s.path
 	if s.p == quarter {
 		e.P = 0.25
 	}
