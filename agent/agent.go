@@ -14,6 +14,7 @@ import (
 
 	"migrationsensor/agent/connhandler"
 	"migrationsensor/proto"
+	"migrationsensor/proto/link"
 )
 
 // Agent is one running client. Make it with [New], then call [Agent.Run].
@@ -37,7 +38,8 @@ type Agent struct {
 	moved, transfers atomic.Uint64
 	wg               sync.WaitGroup // of spawn
 	dialers          dialers
-	completeMu       sync.Mutex // one complete at a time
+	networks         link.Networks // those that eat keyed SYNs
+	completeMu       sync.Mutex    // one complete at a time
 
 	// guards what follows. A tether takes it while it holds its own mu; whoever holds this one takes no tether's, and calls
 	// nothing of a tether but up, ended and what was set once.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -75,6 +76,9 @@ func applicationsThroughTheTUN(t *testing.T) {
 			t.Errorf("%s: connect gives %v, want %v", service, err, want)
 		}
 	}
+	if n := fastOpenFailed(t); n == 0 {
+		t.Error("no SYN carried data: the agent's own sockets, which keep out of the TUN, must send keyed ones")
+	}
 	if s := r.Status(); s.Counts.TUNPackets == 0 || s.Counts.Opened != 1 || s.Counts.Refused != 1 {
 		t.Errorf("counts %+v", s.Counts)
 	}
@@ -117,4 +121,25 @@ func defaultRoute(t *testing.T) {
 		netlink.RouteAdd(&netlink.Route{LinkIndex: eth.Index, Gw: net.IPv4(198, 18, 0, 1)})); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// fastOpenFailed is how often the kernel sent data in a SYN that was not acknowledged with it, as by every edge.
+func fastOpenFailed(t *testing.T) int {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/net/netstat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(b), "\n")
+	for i, name := range strings.Fields(lines[0]) {
+		if name == "TCPFastOpenActiveFail" {
+			n, err := strconv.Atoi(strings.Fields(lines[1])[i])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("no TCPFastOpenActiveFail in %q", lines[0])
+	return 0
 }

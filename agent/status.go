@@ -26,7 +26,14 @@ type Status struct {
 	Protected []string
 	Streams   int
 	Counts    Counts
+	Eaten     []NetworkStatus `json:",omitempty"`
 	Events    []Event
+}
+
+// NetworkStatus is a network that loses SYNs which carry data: there an ordinary one goes first.
+type NetworkStatus struct {
+	Prefix string // of this machine's address in it
+	Until  time.Time
 }
 
 // EdgeStatus is the proxy that the agent uses now.
@@ -131,6 +138,9 @@ func (a *Agent) Status() Status {
 			Opened: now.Opened, Refused: now.Refused, TimedOut: now.TimedOut, Failed: now.Failed, Direct: now.Direct,
 			Moves: a.moved.Load(), Transfers: a.transfers.Load(),
 		},
+	}
+	for _, n := range a.networks.List(a.sys.Now()) {
+		s.Eaten = append(s.Eaten, NetworkStatus{n.Prefix.String(), n.Until})
 	}
 	a.mu.Lock()
 	s.State, s.Why, s.Since = a.state, a.why, a.since

@@ -212,7 +212,7 @@ func (a *Agent) edgeName(t proto.Target) string {
 func (a *Agent) dialer(creds link.Credentials, wait time.Duration) *link.Dialer {
 	d := &link.Dialer{
 		Creds: creds, DialContext: a.sys.Dial, Knock: a.sys.Knock, Clock: a.sys.Now, Timeout: wait, Log: a.log,
-		KeyedSYN: true, SRTT: a.srtt,
+		KeyedSYN: true, Networks: &a.networks, SRTT: a.srtt,
 	}
 	if a.machine != nil {
 		d.Control = a.machine.Control
@@ -228,7 +228,7 @@ func (a *Agent) srtt() time.Duration {
 	return 0
 }
 
-// dialers are kept, because they remember how far the clock is off and whether the network eats keyed SYNs.
+// dialers are kept, because they remember how far the clock is off.
 type dialers struct {
 	mu   sync.Mutex
 	leaf *x509.Certificate

@@ -72,7 +72,7 @@ func (s Secret) Handover(neighbour NodeID) (h Secret) {
 // masters are the parts of a secret from which every agent's keys come.
 type masters struct {
 	prk    [32]byte     // HKDF-Extract of the secret
-	sip    [16]byte     // master of tag keys
+	sip    TagMaster    // master of tag keys
 	handle cipher.Block // AES-128: handle ↔ agent id
 }
 
@@ -259,4 +259,25 @@ func mac(k *[32]byte, b []byte, edge NodeID) [16]byte {
 	copy(msg[macAt:], edge[:])
 	sum := shortHMAC(k, msg[:])
 	return [16]byte(sum[:16])
+}
+
+// TagMaster is the SipHash key from which the tag keys of all agents under one key id come: what a
+// packet program needs to check tags. It is as secret as a Secret, though it can't admit.
+type TagMaster [16]byte
+
+func (TagMaster) String() string       { return "tag master" }
+func (m TagMaster) GoString() string   { return m.String() }
+func (TagMaster) LogValue() slog.Value { return slog.StringValue("tag master") }
+
+// TagMasters returns a copy of what CheckTag knows.
+func (r *Keyring) TagMasters() map[KeyID]TagMaster {
+	keys := r.keys.Load()
+	if keys == nil {
+		return nil
+	}
+	out := make(map[KeyID]TagMaster, len(*keys))
+	for id, m := range *keys {
+		out[id] = m.sip
+	}
+	return out
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"migrationsensor/proxyd/synchecker"
 )
 
 // Where things are unless the configuration says otherwise.
@@ -91,8 +93,10 @@ type AttackConfig struct {
 
 // SYNCheckerConfig is [syn_checker].
 type SYNCheckerConfig struct {
-	P        float64 `toml:"p"`         // share of ordinary SYNs that are answered, from the paper
-	SYNLimit float64 `toml:"syn_limit"` // SYN/s in front of the checker, 0: none
+	Path        string  `toml:"path"`        // how it sees packets: auto, xdp-native, xdp-generic or af_packet
+	Probability float64 `toml:"probability"` // share of ordinary SYNs that are answered, the paper's p; 0: what the others allow
+	Answers     float64 `toml:"answers"`     // most SYN-ACKs a second
+	Processor   float64 `toml:"processor"`   // share of one core that answering may take
 }
 
 // FirewallConfig is [firewall].
@@ -119,6 +123,11 @@ func (d *Duration) UnmarshalText(b []byte) (err error) {
 // MarshalText writes it as UnmarshalText reads it.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
+// defaultAnswers are 67 Mbit/s on the wire, with Ethernet's gaps: a flood can't fill the smallest line in
+// use with our answers, nor an innocent's by way of us. Ten thousand clients that come within a second
+// and dial four times each ask for less than half.
+const defaultAnswers = 100_000
+
 // DefaultConfig is what an empty file means. The interval is the paper's; it gives no thresholds
 // ("set by hand for each condition"), so these are ours, for a small site.
 func DefaultConfig() Config {
@@ -130,7 +139,7 @@ func DefaultConfig() Config {
 			Threshold: ThresholdConfig{All: 100_000, SYN: 2_000, ICMP: 1_000, UDP: 10_000},
 		},
 		Attack:     AttackConfig{Quiet: Duration{30 * time.Second}, SuspendAfter: Duration{30 * time.Second}},
-		SYNChecker: SYNCheckerConfig{P: 1},
+		SYNChecker: SYNCheckerConfig{Path: string(synchecker.PathAuto), Answers: defaultAnswers, Processor: 0.5},
 		Admission:  AdmissionConfig{Rate: 2000, Burst: 500},
 		StopWait:   Duration{5 * time.Second},
 	}

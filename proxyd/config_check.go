@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"migrationsensor/proxyd/synchecker"
 )
 
 // checker finds what is wrong with values that are well formed each for itself.
@@ -87,11 +89,20 @@ func (c *checker) edge() {
 	} else if a.Rate > 0 && (a.Burst < 1 || a.Burst > 1e6) {
 		c.wrong("admission.burst", fmt.Sprintf("%d is not between 1 and 1000000", a.Burst), schema["admission.burst"].fix)
 	}
-	if p := cfg.SYNChecker.P; !(p >= 0 && p <= 1) {
-		c.wrong("syn_checker.p", fmt.Sprintf("%v is not between 0 and 1", p), schema["syn_checker.p"].fix)
+	switch synchecker.Path(cfg.SYNChecker.Path) {
+	case synchecker.PathAuto, synchecker.PathNative, synchecker.PathGeneric, synchecker.PathPacket:
+	default:
+		c.wrong("syn_checker.path", fmt.Sprintf("%q is none of them", cfg.SYNChecker.Path), schema["syn_checker.path"].fix)
 	}
-	if !(cfg.SYNChecker.SYNLimit >= 0) {
-		c.wrong("syn_checker.syn_limit", "is not a rate", schema["syn_checker.syn_limit"].fix)
+	_, given := c.places["syn_checker.probability"]
+	if p := cfg.SYNChecker.Probability; !(p >= 0 && p <= 1) || given && p == 0 {
+		c.wrong("syn_checker.probability", fmt.Sprintf("%v is not above 0 and up to 1", p), schema["syn_checker.probability"].fix)
+	}
+	if a := cfg.SYNChecker.Answers; !(a >= 1 && a <= 1e9) {
+		c.wrong("syn_checker.answers", fmt.Sprintf("%v is not between 1 and 1000000000", a), schema["syn_checker.answers"].fix)
+	}
+	if p := cfg.SYNChecker.Processor; !(p > 0 && p <= 1) {
+		c.wrong("syn_checker.processor", fmt.Sprintf("%v is not above 0 and up to 1", p), schema["syn_checker.processor"].fix)
 	}
 }
 

@@ -66,9 +66,11 @@ var schema = map[string]keyKind{
 	"attack.quiet":         {str, `write a duration, such as "30s"`},
 	"attack.suspend_after": {str, `write a duration, such as "30s"`},
 
-	"syn_checker":           {table, "write [syn_checker]"},
-	"syn_checker.p":         {num, "write a share from 0 to 1"},
-	"syn_checker.syn_limit": {num, "write SYN packets per second, 0 for no limit"},
+	"syn_checker":             {table, "write [syn_checker]"},
+	"syn_checker.path":        {str, `write "auto", "xdp-native", "xdp-generic" or "af_packet"`},
+	"syn_checker.probability": {num, "write a share, such as 0.25, or leave it out: as many as answers and processor allow"},
+	"syn_checker.answers":     {num, "write SYN-ACKs per second, 100000 if in doubt"},
+	"syn_checker.processor":   {num, "write a share of one core, 0.5 if in doubt"},
 
 	"stop_wait":       {str, `write a duration of up to a minute, such as "5s", or "0s" to stop at once`},
 	"admission":       {table, "write [admission]"},

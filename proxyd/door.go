@@ -2,6 +2,7 @@ package proxyd
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"sync"
 	"time"
@@ -56,7 +57,8 @@ func (d *door) run(ctx context.Context) error {
 				case <-ctx.Done():
 					return
 				case a := <-d.queue:
-					if err := d.e.firewall.Admit(a.addr, a.ttl); err != nil {
+					err := d.e.port.Admit([]synchecker.Admission{{Addr: a.addr, Until: time.Now().Add(a.ttl)}}, nil)
+					if err := errors.Join(err, d.e.firewall.Admit(a.addr, a.ttl)); err != nil {
 						d.e.log.Warn("address not admitted", "addr", a.addr, "err", err)
 						continue
 					}
@@ -67,6 +69,20 @@ func (d *door) run(ctx context.Context) error {
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// all is who is admitted now.
+func (d *door) all() []synchecker.Admission {
+	now := d.e.host.Now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make([]synchecker.Admission, 0, len(d.known))
+	for addr, until := range d.known {
+		if until.After(now) {
+			out = append(out, synchecker.Admission{Addr: addr, Until: until})
+		}
+	}
+	return out
 }
 
 func (d *door) note(a admission) {

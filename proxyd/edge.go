@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -134,21 +135,34 @@ func (e *edge) allowed() []netip.Prefix {
 
 // open takes the packet port, the counter and the firewall. A hidden edge is dark when it returns.
 func (e *edge) open(ctx context.Context) (undo func() error, err error) {
-	if e.firewall, err = e.host.Firewall(e.firewallConfig(e.p.state.Doc())); err != nil {
+	guard := e.firewallConfig(e.p.state.Doc())
+	if e.firewall, err = e.host.Firewall(guard); err != nil {
 		return nil, err
 	}
-	e.port, err = newMovingPort(e.line(), func(ifname string) (synchecker.Port, error) {
-		return e.host.Port(ifname, synchecker.Filter{Addrs: e.self.Public, LinkPort: e.self.LinkPort})
+	e.port, err = newMovingPort(e.line(), func(ifname string) (synchecker.Port, synchecker.Taken, error) {
+		port, taken, err := e.host.Port(ifname, synchecker.Filter{Addrs: e.self.Public, LinkPort: e.self.LinkPort}, synchecker.Path(e.p.cfg.SYNChecker.Path))
+		if err == nil {
+			e.log.Info("SYN Checker's data path", "interface", ifname, "path", taken.Path, "not", strings.Join(taken.Why, "; "))
+		}
+		return port, taken, err
 	})
 	if err != nil {
 		return nil, err
 	}
 	port := e.port
+	port.doors = e.door.all
+	budget := e.p.cfg.SYNChecker
 	if e.checker, err = synchecker.New(synchecker.Config{
 		Port: port, Addrs: e.self.Public, LinkPort: e.self.LinkPort, Keys: e.keys, Node: e.self.ID,
-		Nonces: e.door.nonces, P: e.p.cfg.SYNChecker.P, SYNLimit: e.p.cfg.SYNChecker.SYNLimit,
+		Nonces: e.door.nonces, Budget: synchecker.BudgetConfig{Probability: budget.Probability, Answers: budget.Answers, Processor: budget.Processor},
 		Verified: e.door.verified, Admit: e.door.knocked, Admitted: e.door.admitted, Log: e.log, Now: e.host.Now,
 	}); err != nil {
+		return nil, errors.Join(err, port.Close())
+	}
+	if cookies := slices.ContainsFunc(guard.Services, func(a netip.AddrPort) bool { return guard.Plain(a) == firewall.PlainCookie }); cookies && !e.host.SYNCookies() {
+		e.log.Warn("the kernel takes no SYN cookies, so no new plain client gets in during an attack: sysctl net.ipv4.tcp_syncookies=1, or set plain = \"drop\" for the services")
+	}
+	if err := port.Gate(gateOf(guard)); err != nil {
 		return nil, errors.Join(err, port.Close())
 	}
 	if e.counter, err = newMovingCounter(e.line, e.host.Counter); err != nil {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -24,13 +26,15 @@ type Host interface {
 	Dial(ctx context.Context, network, addr string) (net.Conn, error)
 	// Counter counts packets that arrive at the interface.
 	Counter(ifname string) (detect.Counter, error)
-	// Port reads and writes frames at the interface, beside the kernel.
-	Port(ifname string, f synchecker.Filter) (synchecker.Port, error)
+	// Port reads and writes frames at the interface, beside or in front of the kernel, and says by which path.
+	Port(ifname string, f synchecker.Filter, want synchecker.Path) (synchecker.Port, synchecker.Taken, error)
 	Firewall(cfg firewall.Config) (Firewall, error)
 	// Interface finds the interface through which packets for addr arrive.
 	Interface(addr netip.Addr) (string, error)
 	// Links calls changed when an interface or an address may have come or gone, until ctx is done.
 	Links(ctx context.Context, changed func()) error
+	// SYNCookies reports whether the kernel takes cookies for connections.
+	SYNCookies() bool
 	Now() time.Time
 }
 
@@ -50,6 +54,12 @@ type Firewall interface {
 type kernel struct{}
 
 func (kernel) Now() time.Time { return time.Now() }
+
+// SYNCookies reads the sysctl; where there is none, the kernel was built without them.
+func (kernel) SYNCookies() bool {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/tcp_syncookies")
+	return err == nil && strings.TrimSpace(string(b)) != "0"
+}
 
 // Listen listens for TCP. Multipath TCP is off: its options would not survive the SYN Checker.
 func (kernel) Listen(ctx context.Context, addr netip.AddrPort) (net.Listener, error) {
@@ -78,8 +88,8 @@ func (kernel) Begin(origin string) (anchor.Dialing, bool) { return anchor.Begin(
 
 func (kernel) Counter(ifname string) (detect.Counter, error) { return detect.OpenCounter(ifname) }
 
-func (kernel) Port(ifname string, f synchecker.Filter) (synchecker.Port, error) {
-	return synchecker.OpenPort(ifname, f)
+func (kernel) Port(ifname string, f synchecker.Filter, want synchecker.Path) (synchecker.Port, synchecker.Taken, error) {
+	return synchecker.OpenPath(ifname, f, want)
 }
 
 func (kernel) Firewall(cfg firewall.Config) (Firewall, error) { return firewall.New(cfg) }

@@ -124,13 +124,16 @@ func (e *edge) findLine() (string, error) {
 
 // movingPort is the port of an interface that may go and come back: then move opens another one. Its Read waits meanwhile.
 type movingPort struct {
-	open func(ifname string) (synchecker.Port, error)
-	lost chan struct{} // 1-buffered: told when the port failed
+	open  func(ifname string) (synchecker.Port, synchecker.Taken, error)
+	lost  chan struct{}                 // 1-buffered: told when the port failed
+	doors func() []synchecker.Admission // who is admitted now; nil: nobody
 
 	now synchecker.Port // owned by the reader, but for what the port itself allows others
 
 	mu     sync.Mutex
-	armed  synchecker.Port // what Arm and Lost speak to: now, or the one that comes after it
+	armed  synchecker.Port  // what Arm and Lost speak to: now, or the one that comes after it
+	taken  synchecker.Taken // of armed
+	told   told
 	mode   synchecker.Mode
 	past   uint64 // lost by ports before
 	failed bool
@@ -138,10 +141,10 @@ type movingPort struct {
 	next   chan synchecker.Port // 1-buffered: closed by Close
 }
 
-func newMovingPort(ifname string, open func(string) (synchecker.Port, error)) (*movingPort, error) {
+func newMovingPort(ifname string, open func(string) (synchecker.Port, synchecker.Taken, error)) (*movingPort, error) {
 	p := &movingPort{open: open, lost: make(chan struct{}, 1), next: make(chan synchecker.Port, 1)}
 	var err error
-	if p.now, err = open(ifname); err != nil {
+	if p.now, p.taken, err = open(ifname); err != nil {
 		return nil, err
 	}
 	p.armed = p.now
@@ -150,7 +153,7 @@ func newMovingPort(ifname string, open func(string) (synchecker.Port, error)) (*
 
 // move goes on at an interface. The old port is freed by the reader.
 func (p *movingPort) move(ifname string) error {
-	port, err := p.open(ifname)
+	port, taken, err := p.open(ifname)
 	if err != nil {
 		return err
 	}
@@ -159,16 +162,22 @@ func (p *movingPort) move(ifname string) error {
 	if p.closed {
 		return errors.Join(net.ErrClosed, port.Close())
 	}
+	if err := p.tellLocked(port); err != nil {
+		return errors.Join(err, port.Close())
+	}
 	if err := port.Arm(p.mode); err != nil {
 		return errors.Join(err, port.Close())
 	}
 	p.past += p.armed.Lost()
+	if n, s, err := p.sumLocked(); err == nil {
+		p.told.past, p.told.stats = n, s
+	}
 	select {
 	case unread := <-p.next: // moved twice before the reader looked
 		_ = unread.Close() // nobody has read it
 	default:
 	}
-	p.armed, p.failed = port, false
+	p.armed, p.taken, p.failed = port, taken, false
 	p.next <- port
 	return p.now.Close()
 }
@@ -224,6 +233,14 @@ func (p *movingPort) Arm(m synchecker.Mode) error {
 	p.mode = m
 	if err := p.armed.Arm(m); err != nil && !p.failed && !errors.Is(err, net.ErrClosed) {
 		return err
+	}
+	return nil
+}
+
+// Sample implements synchecker.Sampler; a port that can't takes everything. It is the reader's.
+func (p *movingPort) Sample(share float64) error {
+	if s, ok := p.now.(synchecker.Sampler); ok {
+		return s.Sample(share)
 	}
 	return nil
 }

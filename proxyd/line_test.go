@@ -58,11 +58,11 @@ func (p *vanishing) Close() error {
 func TestPortMovesToAnotherInterface(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ports := map[string]*vanishing{"eth0": newVanishing(), "eth1": newVanishing(), "eth2": newVanishing()}
-		p, err := newMovingPort("eth0", func(name string) (synchecker.Port, error) {
+		p, err := newMovingPort("eth0", func(name string) (synchecker.Port, synchecker.Taken, error) {
 			if ports[name] == nil {
-				return nil, errNoDevice
+				return nil, synchecker.Taken{}, errNoDevice
 			}
-			return ports[name], nil
+			return ports[name], synchecker.Taken{Path: synchecker.Path(name)}, nil
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -134,7 +134,7 @@ func TestPortMovesToAnotherInterface(t *testing.T) {
 func TestCloseWhileNoInterfaceIsThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gone := newVanishing()
-		p, err := newMovingPort("eth0", func(string) (synchecker.Port, error) { return gone, nil })
+		p, err := newMovingPort("eth0", func(string) (synchecker.Port, synchecker.Taken, error) { return gone, synchecker.Taken{}, nil })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -21,7 +21,7 @@ func (e *edge) detect(ctx context.Context) error {
 	defer tick.Stop()
 	gone := false
 	for {
-		c, err := e.counter.Read()
+		c, err := e.count()
 		switch {
 		case errors.Is(err, detect.ErrGone):
 			if !gone {

@@ -164,7 +164,11 @@ func (e *edge) follow() {
 			e.log.Error("services", "err", err)
 		}
 	}
-	if err := e.firewall.Update(e.firewallConfig(doc)); err != nil {
+	guard := e.firewallConfig(doc)
+	if err := e.port.Gate(gateOf(guard)); err != nil {
+		e.log.Error("packet program", "err", err)
+	}
+	if err := e.firewall.Update(guard); err != nil {
 		e.log.Error("firewall", "err", err)
 	}
 }

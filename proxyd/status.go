@@ -15,6 +15,9 @@ type Status struct {
 	Frontends  []string           `json:"frontends"`            // nodes that serve clients, as far as this one knows
 	Rates      map[string]float64 `json:"rates,omitempty"`      // packets/s by kind, in the last interval
 	Thresholds map[string]float64 `json:"thresholds,omitempty"` // packets/s by kind; absent is off
+	Path       string             `json:"path,omitempty"`       // by which the SYN Checker sees packets
+	PathWhy    []string           `json:"path_why,omitempty"`   // for each better one, why it is not that
+	Sampling   *Sampling          `json:"sampling,omitempty"`   // how the SYN Checker chooses
 	Counts     map[string]uint64  `json:"counts,omitempty"`
 	Agents     int                `json:"agents"`              // connected, and this proxy is their current one
 	Links      int                `json:"links"`               // data links through it, wherever they end
@@ -27,6 +30,16 @@ type Status struct {
 	Disclosed  map[string]int     `json:"disclosed,omitempty"` // node → agents that were told its address
 	Peers      []PeerStatus       `json:"peers,omitempty"`
 	Leaving    *Leaving           `json:"leaving,omitempty"` // while it defends or drains
+}
+
+// Sampling is how the SYN Checker chooses the ordinary SYNs that it answers. The shares are those of the last tenth of a
+// second in which there was something to answer.
+type Sampling struct {
+	Mode    string  `json:"mode"`    // probability or budget
+	Fresh   float64 `json:"fresh"`   // share of SYNs seen for the first time that is answered
+	Again   float64 `json:"again"`   // of retransmitted ones
+	Intake  float64 `json:"intake"`  // share of plain SYNs that is looked at
+	Answers float64 `json:"answers"` // most SYN-ACKs a second
 }
 
 // Leaving is what is left on a proxy that sends its clients on.

@@ -8,6 +8,7 @@ import (
 
 	"migrationsensor/detect"
 	"migrationsensor/proxyd/fleet"
+	"migrationsensor/proxyd/synchecker"
 )
 
 // Status tells the node's state now. It is safe to call at any time.
@@ -77,11 +78,26 @@ func (e *edge) fill(st *Status) {
 	st.Sessions = e.anchor.Stats().Sessions
 	st.Streams, st.Plain = e.anchor.Streams(), e.packets.Stats().Open
 	st.Disclosed = e.informer.Disclosed()
+	if e.port != nil {
+		taken := e.port.Taken()
+		st.Path, st.PathWhy = string(taken.Path), taken.Why
+	}
 	if e.firewall != nil { // not open yet
 		st.Admitted = e.firewall.Admitted()
 	}
+	if e.checker != nil && !e.hidden {
+		st.Sampling = samplingOf(e.checker.Sampling())
+	}
 	st.Counts = e.allCounts()
 	st.Counts["suspensions"], st.Counts["links_retry"], st.Counts["clones"] = own.suspensions, own.retries, own.clones
+}
+
+func samplingOf(s synchecker.Sampling) *Sampling {
+	mode := "budget"
+	if s.Probability > 0 {
+		mode = "probability"
+	}
+	return &Sampling{Mode: mode, Fresh: s.Fresh, Again: s.Again, Intake: s.Intake, Answers: s.Shares.Answers}
 }
 
 // allCounts gathers what the components counted, by the names of the README.

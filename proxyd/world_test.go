@@ -49,15 +49,15 @@ type fakeHost struct {
 func (h *fakeHost) Lock() (func() error, error)                { return func() error { return nil }, nil }
 func (h *fakeHost) Counter(string) (detect.Counter, error)     { return h, nil }
 func (h *fakeHost) Firewall(firewall.Config) (Firewall, error) { return &h.fw, nil }
-func (h *fakeHost) Port(ifname string, _ synchecker.Filter) (synchecker.Port, error) {
+func (h *fakeHost) Port(ifname string, _ synchecker.Filter, _ synchecker.Path) (synchecker.Port, synchecker.Taken, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.full > 0 {
 		h.full--
-		return nil, syscall.ENOMEM
+		return nil, synchecker.Taken{}, syscall.ENOMEM
 	}
 	h.ports = append(h.ports, ifname)
-	return &fakePort{h: h, closed: make(chan struct{})}, nil
+	return &fakePort{h: h, closed: make(chan struct{})}, synchecker.Taken{Path: "fake"}, nil
 }
 
 func (h *fakeHost) Links(ctx context.Context, changed func()) error {

@@ -10,6 +10,12 @@
 //	0xD5  a sealed reply of 256 bytes: TRANSFER, RETRY, BUSY or REJECT, see SealedError
 //	else  not a proxy of ours, see ErrGarbage
 //
+// On Linux the SYN carries that flight too (a keyed SYN, TCP_FASTOPEN_NO_COOKIE): a proxy under attack always answers such
+// a SYN, an ordinary listener takes the data after the handshake. A kernel that repeats a SYN leaves the data out; so a
+// lost one is followed by a fresh dial after 250 ms or 1.5 SRTT, each with a nonce of its own, and an ordinary connect runs
+// beside them: 0, 250, 500 and 1,000 ms. The first answer counts. Networks remembers where keyed SYNs get lost; there the
+// ordinary one goes first. Only a proxy's link port is ever dialled so.
+//
 // Dialer is the agent's side. Dial makes one attempt; Follow also goes where sealed replies send it,
 // the paper's rewrite of the destination, by the rules of a bounded chase. Acceptor is the proxy's
 // side: mute to whoever has no valid preamble, and of bounded cost to them. A data link may end at

@@ -24,6 +24,7 @@ type fleet struct {
 	name string
 	key  ed25519.PrivateKey
 	ca   *x509.Certificate
+	at   netip.AddrPort // where its nodes listen
 }
 
 func newFleet(t *testing.T, name string) *fleet {
@@ -38,7 +39,7 @@ func newFleet(t *testing.T, name string) *fleet {
 		t.Fatal(err)
 	}
 	ca, _ := x509.ParseCertificate(der)
-	return &fleet{t: t, name: name, key: key, ca: ca}
+	return &fleet{t: t, name: name, key: key, ca: ca, at: netip.MustParseAddrPort("127.0.0.1:0")}
 }
 
 func (f *fleet) issue(id proto.Identity) Credentials {
@@ -94,7 +95,7 @@ func (f *fleet) node(edit func(*node)) *node {
 	if edit != nil {
 		edit(n)
 	}
-	l, err := Listen(f.t.Context(), netip.MustParseAddrPort("127.0.0.1:0"))
+	l, err := Listen(f.t.Context(), f.at)
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -10,12 +10,9 @@ import (
 	"migrationsensor/proto"
 )
 
-// Rules of following (the first three are the protocol's).
+// Rules of following (the protocol's).
 const (
 	maxTransfers = 3
-	toldDials    = 3                      // dials of a target that said nothing yet
-	minRedial    = 250 * time.Millisecond // between them, or 1.5 SRTT
-	knockLead    = 2 * time.Millisecond   // a knock sent together with the SYN loses the race
 	maxClockSkew = 24 * time.Hour
 )
 
@@ -147,11 +144,8 @@ func (d *Dialer) first(ctx context.Context, targets []proto.Target, e errand, to
 
 // reach dials one proxy, and once more with the right time if it rejects this machine's clock.
 func (d *Dialer) reach(ctx context.Context, t proto.Target, e errand, told bool) (*Link, error) {
-	dial := d.dialKnown
-	if told {
-		dial = d.dialTold
-	}
-	l, err := dial(ctx, t, e)
+	a := attempt{t: t, kind: e.kind, target: e.end(t), told: told}
+	l, err := d.race(ctx, a)
 	var se *SealedError
 	if !errors.As(err, &se) || se.Reply.Kind != proto.ReplyReject || se.Reply.Code != proto.RejectClock {
 		return l, err
@@ -162,49 +156,7 @@ func (d *Dialer) reach(ctx context.Context, t proto.Target, e errand, told bool)
 	}
 	d.skew.Store(int64(skew))
 	d.log().Warn("this machine's clock is off; using the proxy's time", "skew", skew.Round(time.Second))
-	return dial(ctx, t, e)
-}
-
-func (d *Dialer) dialKnown(ctx context.Context, t proto.Target, e errand) (*Link, error) {
-	return d.Dial(ctx, t, e.kind, e.end(t))
-}
-
-// dialTold dials a target that may be dark: it knocks before each SYN, and dials again when the SYN
-// may have come before the door was open, earlier than the kernel would. The last dial has all the time.
-func (d *Dialer) dialTold(ctx context.Context, t proto.Target, e errand) (*Link, error) {
-	a := attempt{t: t, kind: e.kind, target: e.end(t)}
-	var errs []error
-	for n := range toldDials {
-		d.knock(ctx, t)
-		if err := sleep(ctx, knockLead); err != nil {
-			return nil, err
-		}
-		last := n == toldDials-1
-		a.wait = d.timeout()
-		if !last {
-			a.wait = min(a.wait, d.redial()<<n)
-		}
-		began := time.Now()
-		l, err := d.dial(ctx, a)
-		var se *SealedError
-		if err == nil || errors.As(err, &se) || ctx.Err() != nil {
-			return l, err
-		}
-		if errors.Is(err, ErrSilent) && errors.Is(err, context.DeadlineExceeded) {
-			return nil, err // the door was open: who is late has too much to do, and another dial is more of it
-		}
-		if !slices.ContainsFunc(errs, func(e error) bool { return e.Error() == err.Error() }) {
-			errs = append(errs, err)
-		}
-		if last {
-			break
-		}
-		// A refusal comes sooner than a silence: keep the pace all the same.
-		if err := sleep(ctx, a.wait-time.Since(began)); err != nil {
-			return nil, err
-		}
-	}
-	return nil, errors.Join(errs...)
+	return d.race(ctx, a)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -21,17 +21,29 @@ const (
 	linkMSS = 1220
 )
 
-// prepare sets what must be set before connect. Each option is an optimisation: a kernel without it
-// only sends one packet more, or needs the path to say how long packets may be.
-func prepare(c syscall.RawConn, keyed bool) {
+// canKey: a SYN may carry data here (TCP_FASTOPEN_CONNECT with TCP_FASTOPEN_NO_COOKIE).
+const canKey = true
+
+// prepare sets what must be set before connect, and says whether the SYN will be keyed. Each option is an optimisation:
+// a kernel without it only sends one packet more, or needs the path to say how long packets may be.
+func prepare(c syscall.RawConn, keyed bool) (will bool) {
 	_ = c.Control(func(fd uintptr) {
 		// The handshake's ACK waits for the first flight: one segment, cookie and preamble together.
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, linkMSS)
-		if keyed && unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_FASTOPEN_NO_COOKIE, 1) == nil {
-			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 1)
-		}
+		will = keyed && unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_FASTOPEN_NO_COOKIE, 1) == nil &&
+			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 1) == nil
 	})
+	return will
+}
+
+// connected reports whether a connection whose SYN carried data got its SYN-ACK, and lives.
+func connected(c net.Conn) (yes bool) {
+	option(c, func(fd int) {
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		yes = err == nil && info.State != unix.BPF_TCP_SYN_SENT && info.State != unix.BPF_TCP_CLOSE
+	})
+	return yes
 }
 
 func option(c net.Conn, set func(fd int)) bool {

@@ -13,7 +13,11 @@ import (
 // Elsewhere a pure ACK goes before the first flight; the proxy's SYN Checker expects that too. And the length of segments
 // can't be bounded before connect, which is when the other end is told of it: macOS takes TCP_MAXSEG only to make it
 // smaller for what is sent, Windows has no such option. There a link needs a path that says what it can't carry.
-func prepare(syscall.RawConn, bool) {}
+func prepare(syscall.RawConn, bool) bool { return false }
+
+const canKey = false
+
+func connected(net.Conn) bool { return true }
 
 func tune(net.Conn, proto.Kind) {}
 

@@ -3,6 +3,7 @@ package link
 import (
 	"encoding/binary"
 	"net"
+	"net/netip"
 	"syscall"
 	"testing"
 	"time"
@@ -23,10 +24,11 @@ type segment struct {
 	data  int
 }
 
-// sniff collects the segments that reach a port on loopback, by a raw socket.
-func sniff(t *testing.T, port uint16) (stop func() []segment) {
+// sniff collects the segments that reach a port of this machine, by a raw socket.
+func sniff(t *testing.T, at netip.AddrPort) (stop func() []segment) {
 	t.Helper()
-	c, err := net.ListenIP("ip4:tcp", &net.IPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	port := at.Port()
+	c, err := net.ListenIP("ip4:tcp", &net.IPAddr{IP: at.Addr().AsSlice()})
 	if err != nil {
 		t.Skipf("a raw socket needs CAP_NET_RAW: %v", err)
 	}
@@ -65,7 +67,7 @@ func TestFirstFlightOnTheWire(t *testing.T) {
 	creds, id := f.agent()
 	n := f.node(nil)
 	for _, keyed := range []bool{false, true} {
-		stop := sniff(t, n.at.Port())
+		stop := sniff(t, n.at)
 		l, err := (&Dialer{Creds: creds, KeyedSYN: keyed}).Dial(t.Context(), n.target(id), proto.KindControl, n.id)
 		if err != nil {
 			t.Fatal(err)

@@ -10,6 +10,13 @@ const (
 	agentBurst = 40
 	knockPause = 20 * time.Second // no new knock of the same agent and address after an admission
 
+	// Tokens may prove themselves this often, all together and from one address (PROTOCOL, Enrolment):
+	// their secret is in more hands than an agent's key.
+	enrolRate   = 100
+	enrolBurst  = 100
+	enrolEach   = 1
+	enrolEachUp = 10
+
 	agentWays = 4
 	agentSets = 2048
 )
@@ -21,13 +28,18 @@ type bucket struct {
 }
 
 func (b *bucket) take(now time.Time, rate, burst float64) bool {
+	return b.takeAbove(now, rate, burst, 0)
+}
+
+// takeAbove takes a token if keep are left behind.
+func (b *bucket) takeAbove(now time.Time, rate, burst, keep float64) bool {
 	if b.last.IsZero() {
 		b.tokens = burst
 	} else if d := now.Sub(b.last); d > 0 {
 		b.tokens = min(burst, b.tokens+d.Seconds()*rate)
 	}
 	b.last = now
-	if b.tokens < 1 {
+	if b.tokens < 1+keep {
 		return false
 	}
 	b.tokens--
@@ -50,17 +62,21 @@ type agents struct {
 
 // allow counts one keyed SYN or knock of handle, and says whether it is within the rate.
 func (t *agents) allow(handle [16]byte, now time.Time) (*agent, bool) {
+	return t.take(handle, now, agentRate, agentBurst)
+}
+
+func (t *agents) take(handle [16]byte, now time.Time, rate, burst float64) (*agent, bool) {
 	set := &t.sets[be.Uint16(handle[:])%agentSets] // AES output: evenly spread
 	a := &set[0]
 	for i := range set {
 		if x := &set[i]; x.handle == handle {
-			return x, x.rate.take(now, agentRate, agentBurst)
+			return x, x.rate.take(now, rate, burst)
 		} else if x.rate.last.Before(a.rate.last) {
 			a = x
 		}
 	}
 	*a = agent{handle: handle}
-	return a, a.rate.take(now, agentRate, agentBurst)
+	return a, a.rate.take(now, rate, burst)
 }
 
 // admit notes an admission of addr; false when the last one of the same address is too recent.

@@ -73,7 +73,7 @@ func BenchmarkSYN(b *testing.B) {
 		})
 	}
 	b.Run("p=0", func(b *testing.B) {
-		f := newFixture(b, Defend, func(c *Config) { c.P = 0 })
+		f := newFixture(b, Defend, func(c *Config) { c.shares = &Shares{} })
 		benchmark(b, f, packet{options: linuxOptions})
 	})
 }

@@ -3,17 +3,22 @@ package synchecker
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 
 	"golang.org/x/net/bpf"
 )
 
-// A port has two rings: what claims a preamble, and the rest. The rest is where a flood ends up, so
-// that it can fill only its own ring.
+// A port has a ring for each class, so that a flood of one can fill no other's. A flood of SYNs with
+// random data is plain, one with the preamble's magic is keyed: it delays keyed SYNs, but not the first
+// flights of clients that got a cookie.
 type class int
 
 const (
-	claims class = iota // SYN, data or datagram with the preamble's magic in its place
-	plain               // other SYNs, and FINs
+	keyed   class = iota // SYNs with the preamble's magic in its place
+	flights              // data with it: the client shows its cookie
+	knocks               // datagrams with it
+	plain                // other SYNs, and FINs
+	classes
 )
 
 const (
@@ -28,17 +33,25 @@ var dropAll = []bpf.Instruction{bpf.RetConstant{Val: 0}}
 
 // program is the classic BPF program of one ring in one mode. It only saves work: everything is
 // judged again in user space. A load beyond the packet ends the program with "drop".
-func (f Filter) program(c class, m Mode) ([]bpf.Instruction, error) {
+func (f Filter) program(c class, m Mode) ([]bpf.Instruction, error) { return f.sampled(c, m, 1) }
+
+// sampled is program, which takes a share of the plain SYNs only: more than can be read would wait in
+// the ring for nothing.
+func (f Filter) sampled(c class, m Mode, share float64) ([]bpf.Instruction, error) {
 	if len(f.Addrs) == 0 || len(f.Addrs) > maxFilterAddrs {
 		return nil, fmt.Errorf("packet filter for %d addresses, want 1 to %d", len(f.Addrs), maxFilterAddrs)
 	}
-	if m == Off || m == Dark && c == plain {
+	if m == Off || m == Dark && c != keyed && c != knocks {
 		return dropAll, nil
 	}
 	var a assembler
 	// Ours by MAC: other stations' frames (OTHERHOST), broadcasts and our own answers are not.
 	a.add(bpf.LoadExtension{Num: bpf.ExtType})
 	a.jump(bpf.JumpNotEqual, 0, "drop")
+	if c == plain && share < 1 {
+		a.add(bpf.LoadExtension{Num: bpf.ExtRand})
+		a.jump(bpf.JumpGreaterOrEqual, uint32(max(0, share)*math.MaxUint32), "drop")
+	}
 	f.network(&a)
 	f.transport(&a, c, m)
 	return a.resolve()
@@ -96,7 +109,10 @@ func (f Filter) network(a *assembler) {
 
 func (f Filter) transport(a *assembler, c class, m Mode) {
 	magic := binary.BigEndian.Uint32(preambleMagic[:])
-	verdict := map[class]string{claims: "drop", plain: "drop"}
+	var verdict [classes]string
+	for i := range verdict {
+		verdict[i] = "drop"
+	}
 	verdict[c] = "take"
 
 	a.label("tcp")
@@ -125,7 +141,11 @@ func (f Filter) transport(a *assembler, c class, m Mode) {
 	a.add(bpf.ALUOpX{Op: bpf.ALUOpAdd})
 	a.add(bpf.TAX{})
 	a.add(bpf.LoadIndirect{Off: etherLen, Size: 4})
-	a.jump(bpf.JumpEqual, magic, verdict[claims])
+	a.jump(bpf.JumpNotEqual, magic, "no claim")
+	a.add(bpf.LoadScratch{Dst: bpf.RegX, N: 2})
+	a.add(bpf.LoadIndirect{Off: etherLen + 13, Size: 1})
+	a.jump(bpf.JumpBitsSet, flagSYN, verdict[keyed])
+	a.goTo(verdict[flights])
 	a.label("no claim")
 	a.add(bpf.LoadScratch{Dst: bpf.RegX, N: 2})
 	a.add(bpf.LoadIndirect{Off: etherLen + 13, Size: 1})
@@ -138,12 +158,16 @@ func (f Filter) transport(a *assembler, c class, m Mode) {
 	a.add(bpf.LoadIndirect{Off: etherLen + 4, Size: 2})
 	a.jump(bpf.JumpNotEqual, udpLen+preambleLen, "drop")
 	a.add(bpf.LoadIndirect{Off: etherLen + udpLen, Size: 4})
-	a.jump(bpf.JumpEqual, magic, verdict[claims])
+	a.jump(bpf.JumpEqual, magic, verdict[knocks])
 
 	a.label("drop")
 	a.add(bpf.RetConstant{Val: 0})
 	a.label("take")
-	a.add(bpf.RetConstant{Val: map[class]uint32{claims: snapClaims, plain: snapPlain}[c]})
+	snap := uint32(snapClaims)
+	if c == plain {
+		snap = snapPlain
+	}
+	a.add(bpf.RetConstant{Val: snap})
 }
 
 // assembler gives classic BPF labels. Conditional jumps reach 255 instructions only, so each is an

@@ -1,6 +1,7 @@
 package synchecker
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -13,12 +14,12 @@ import (
 
 var testFilter = Filter{Addrs: []netip.Addr{netip.MustParseAddr("198.18.1.7"), edge4, edge6}, LinkPort: testPort}
 
-// ringOf says which ring takes the frame: "claims", "plain", "both" or "none".
+// ringOf says which ring takes the frame: a class's, "both" or "none".
 func ringOf(t testing.TB, m Mode, frame []byte) string {
 	t.Helper()
 	got := "none"
-	for c, name := range map[class]string{claims: "claims", plain: "plain"} {
-		prog, err := testFilter.program(c, m)
+	for c, name := range [classes]string{"keyed", "flights", "knocks", "plain"} {
+		prog, err := testFilter.program(class(c), m)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -52,10 +53,12 @@ func TestFilter(t *testing.T) {
 	}{
 		"SYN":                   {packet{}, "plain", "none"},
 		"SYN with options":      {packet{options: linuxOptions}, "plain", "none"},
-		"keyed SYN":             {packet{payload: preamble, options: linuxOptions}, "claims", "claims"},
+		"keyed SYN":             {packet{payload: preamble, options: linuxOptions}, "keyed", "keyed"},
 		"SYN with short data":   {packet{payload: preamble[:75]}, "plain", "none"},
 		"SYN with other data":   {packet{payload: make([]byte, 300)}, "plain", "none"},
-		"first flight":          {packet{flags: flagACK | flagPSH, payload: append(preamble, hello...)}, "claims", "none"},
+		"SYN, 76 random bytes":  {packet{payload: append([]byte{1, 2, 3, 4}, preamble[4:]...)}, "plain", "none"},
+		"SYN, only the magic":   {packet{payload: append(bytes.Clone(preamble[:4]), make([]byte, 72)...)}, "keyed", "keyed"},
+		"first flight":          {packet{flags: flagACK | flagPSH, payload: append(preamble, hello...)}, "flights", "none"},
 		"other data":            {packet{flags: flagACK, payload: make([]byte, 300)}, "none", "none"},
 		"bare ACK":              {packet{flags: flagACK}, "none", "none"},
 		"FIN":                   {packet{flags: flagACK | flagFIN}, "plain", "none"},
@@ -63,7 +66,7 @@ func TestFilter(t *testing.T) {
 		"RST":                   {packet{flags: flagRST}, "none", "none"},
 		"another port":          {packet{dport: 443}, "none", "none"},
 		"another address":       {packet{dst: edge4.Next()}, "none", "none"},
-		"knock":                 {packet{udp: true, payload: preamble}, "claims", "claims"},
+		"knock":                 {packet{udp: true, payload: preamble}, "knocks", "knocks"},
 		"knock to another port": {packet{udp: true, payload: preamble, dport: 53}, "none", "none"},
 		"long datagram":         {packet{udp: true, payload: append(preamble, 0)}, "none", "none"},
 		"other datagram":        {packet{udp: true, payload: make([]byte, 76)}, "none", "none"},
@@ -128,7 +131,7 @@ func TestFilterBounds(t *testing.T) {
 	for range maxFilterAddrs {
 		f.Addrs = append(f.Addrs, edge6)
 	}
-	prog, err := f.program(claims, Defend)
+	prog, err := f.program(keyed, Defend)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -65,7 +65,7 @@ func newFixture(t testing.TB, mode Mode, change ...func(*Config)) *fixture {
 	keys.Set(proto.KeyID{Gen: 1}, f.secret)
 	cfg := Config{
 		Port: nopPort{}, Addrs: []netip.Addr{edge4, edge6}, LinkPort: testPort,
-		Keys: keys, Node: f.node, Nonces: testNonces, P: 1,
+		Keys: keys, Node: f.node, Nonces: testNonces, Budget: BudgetConfig{Probability: 1},
 		Verified: func(c Client) (proto.Reply, bool) {
 			f.verified = append(f.verified, c)
 			return f.reply, f.say

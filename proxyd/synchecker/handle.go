@@ -11,11 +11,6 @@ import (
 const (
 	preambleLen = proto.PreambleLen
 	sealedLen   = proto.SealedLen
-
-	// Tokens may prove themselves this often, all together (PROTOCOL, Enrolment): their secret is in
-	// more hands than an agent's key.
-	enrolRate  = 100
-	enrolBurst = 100
 )
 
 // preambleMagic is how every preamble begins; the port's filters look for it.
@@ -66,7 +61,7 @@ func (c *Checker) local(dst []byte) bool {
 	return false
 }
 
-// syn offers a cookie: always to a keyed SYN, else with probability p.
+// syn offers a cookie: always to a keyed SYN, else as the shares say.
 func (c *Checker) syn(s *segment, mode Mode, now time.Time) {
 	c.n.synSeen.Add(1)
 	if c.cfg.Admitted(s.source()) {
@@ -74,18 +69,8 @@ func (c *Checker) syn(s *segment, mode Mode, now time.Time) {
 		return
 	}
 	keyed := len(s.data) >= preambleLen && c.keyed(s, mode, now)
-	if mode == Dark {
+	if mode == Dark || !c.chosen(s, keyed, now) {
 		return
-	}
-	if !keyed {
-		if c.cfg.SYNLimit > 0 && !c.limit.take(now, c.cfg.SYNLimit, max(1, c.cfg.SYNLimit/10)) {
-			c.n.synLimited.Add(1)
-			return
-		}
-		if c.cfg.Rand.Uint64()>>32 >= c.threshold {
-			c.n.synSampledOut.Add(1)
-			return
-		}
 	}
 	c.n.synAnswered.Add(1)
 	// Never larger than the SYN: with any option a SYN has room for ours. Data it carried is not
@@ -98,6 +83,34 @@ func (c *Checker) syn(s *segment, mode Mode, now time.Time) {
 		}
 	}
 	c.answer(a, s)
+}
+
+// chosen says whether a SYN is answered.
+func (c *Checker) chosen(s *segment, keyed bool, now time.Time) bool {
+	class, share := classFresh, c.shares.Fresh
+	switch {
+	case keyed:
+		class, share = classKeyed, 1
+		c.load.Keyed++
+	case c.repeats != nil && c.repeats.again(s, now):
+		class, share = classAgain, c.shares.Again
+		c.load.Again++
+		c.n.synAgain.Add(1)
+	default:
+		c.load.Fresh++
+	}
+	switch {
+	case share < 1 && c.cfg.Rand.Uint64()>>32 >= uint64(share*(1<<32)):
+		c.n.synSampledOut.Add(1)
+	case !c.egress.take(now, c.shares.Answers, class):
+		c.n.synCapped.Add(1)
+	default:
+		if !keyed {
+			c.load.Answered++
+		}
+		return true
+	}
+	return false
 }
 
 // keyed says whether a SYN's data is a preamble good enough for an answer: tag and time. Who can send
@@ -230,7 +243,7 @@ func (c *Checker) verified(s *segment, b []byte, v proto.Verified, now time.Time
 	case !c.firstAddress(v, s, now):
 		c.n.replays.Add(1)
 		return
-	case v.Kind == proto.KindEnrol && !c.enrol.take(now, enrolRate, enrolBurst):
+	case v.Kind == proto.KindEnrol && !c.enrols(s, now):
 		c.n.enrolLimited.Add(1)
 		return
 	}
@@ -241,6 +254,17 @@ func (c *Checker) verified(s *segment, b []byte, v proto.Verified, now time.Time
 	}
 	c.n.transfers.Add(1)
 	c.seal(s, b, v, r)
+}
+
+// enrols counts the proof of a token: first from its address, so that who floods with an open token
+// takes nobody else's turn.
+func (c *Checker) enrols(s *segment, now time.Time) bool {
+	b := s.source().As16()
+	if len(s.src) == 16 { // who has one address has its /64
+		clear(b[8:])
+	}
+	_, ok := c.newcomers.take(c.jar.hide(b), now, enrolEach, enrolEachUp)
+	return ok && c.enrol.take(now, enrolRate, enrolBurst)
 }
 
 // seal sends r in one segment that also ends the stream, so an ordinary client reads 256 bytes and

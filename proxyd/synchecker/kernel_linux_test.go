@@ -37,8 +37,14 @@ type live struct {
 
 func newLive(t testing.TB, mode Mode, change ...func(*Config)) *live {
 	t.Helper()
+	return newLiveBy(t, PathPacket, mode, change...)
+}
+
+// newLiveBy takes a path: what the checker does must not depend on it.
+func newLiveBy(t testing.TB, path Path, mode Mode, change ...func(*Config)) *live {
+	t.Helper()
 	l := &live{w: newWire(t)}
-	port := l.w.open(l.w.edge, "edge0", Filter{Addrs: []netip.Addr{wire4, wire6}, LinkPort: testPort})
+	port := l.w.openBy(path, Filter{Addrs: []netip.Addr{wire4, wire6}, LinkPort: testPort})
 	l.fixture = newFixture(t, mode, append([]func(*Config){func(c *Config) {
 		c.Port, c.Addrs, c.Now = port, []netip.Addr{wire4, wire6}, time.Now
 		c.Verified = func(Client) (proto.Reply, bool) { return proto.Reply{Kind: proto.ReplyRetry}, true }
@@ -125,10 +131,23 @@ func eachFamily(t *testing.T, f func(t *testing.T, to netip.Addr)) {
 	t.Run("IPv6", func(t *testing.T) { f(t, wire6) })
 }
 
+// eachPath runs a test by packet sockets alone and with the packet program in either place.
+func eachPath(t *testing.T, f func(t *testing.T, path Path)) {
+	for _, path := range []Path{PathPacket, PathGeneric, PathNative} {
+		t.Run(string(path), func(t *testing.T) { f(t, path) })
+	}
+}
+
+func eachPathAndFamily(t *testing.T, f func(t *testing.T, path Path, to netip.Addr)) {
+	eachPath(t, func(t *testing.T, path Path) {
+		eachFamily(t, func(t *testing.T, to netip.Addr) { f(t, path, to) })
+	})
+}
+
 func TestKernelTransfers(t *testing.T) {
-	eachFamily(t, func(t *testing.T, to netip.Addr) {
+	eachPathAndFamily(t, func(t *testing.T, path Path, to netip.Addr) {
 		const n = 50
-		l := newLive(t, Defend)
+		l := newLiveBy(t, path, Defend)
 		for i := range n {
 			options := [][3]int{noQuickACK}
 			if i%5 == 0 { // other systems acknowledge the SYN-ACK at once
@@ -146,8 +165,8 @@ func TestKernelTransfers(t *testing.T) {
 
 // TestKernelKeyedSYN: where p leaves nobody in, the preamble in the SYN does.
 func TestKernelKeyedSYN(t *testing.T) {
-	eachFamily(t, func(t *testing.T, to netip.Addr) {
-		l := newLive(t, Defend, func(c *Config) { c.P = 0 })
+	eachPathAndFamily(t, func(t *testing.T, path Path, to netip.Addr) {
+		l := newLiveBy(t, path, Defend, func(c *Config) { c.shares = &Shares{} })
 		for i := range 20 {
 			if err := l.transfer(to, noQuickACK, keyedSYN, lateConnect); err != nil {
 				t.Fatalf("keyed transfer %d: %v, %+v", i, err, l.c.Stats())
@@ -158,8 +177,8 @@ func TestKernelKeyedSYN(t *testing.T) {
 }
 
 func TestKernelKnockAtDarkEdge(t *testing.T) {
-	eachFamily(t, func(t *testing.T, to netip.Addr) {
-		l := newLive(t, Dark)
+	eachPathAndFamily(t, func(t *testing.T, path Path, to netip.Addr) {
+		l := newLiveBy(t, path, Dark)
 		l.w.client.must("knock", func() error {
 			c, err := net.Dial("udp", netip.AddrPortFrom(to, testPort).String())
 			if err != nil {
@@ -185,13 +204,13 @@ func TestKernelKnockAtDarkEdge(t *testing.T) {
 }
 
 // flooder sends SYNs from the client's end of the wire.
-func (l *live) flooder() func(frames int) {
+func (l *live) flooder(payload ...byte) func(frames int) {
 	p := l.w.open(l.w.client, "eth0", Filter{Addrs: []netip.Addr{client4}, LinkPort: 1})
 	l.t.Cleanup(func() { p.Close() })
 	r := rand.New(rand.NewPCG(8, 9))
 	bufs := make([][]byte, batch)
 	for i := range bufs {
-		bufs[i] = packet{src: client4, dst: wire4, options: linuxOptions}.frame(l.t)
+		bufs[i] = packet{src: client4, dst: wire4, options: linuxOptions, payload: payload}.frame(l.t)
 	}
 	return func(n int) {
 		for n > 0 {
@@ -210,9 +229,11 @@ func (l *live) flooder() func(frames int) {
 }
 
 // TestKernelFlood: every SYN is seen or counted as lost, a quarter is answered, no memory is spent.
-func TestKernelFlood(t *testing.T) {
+func TestKernelFlood(t *testing.T) { eachPath(t, testKernelFlood) }
+
+func testKernelFlood(t *testing.T, path Path) {
 	const n = 20_000
-	l := newLive(t, Defend, func(c *Config) { c.P = 0.25 })
+	l := newLiveBy(t, path, Defend, func(c *Config) { c.Budget.Probability = 0.25 })
 	send := l.flooder()
 	send(100)
 	wait(t, "the flood arrives", func() bool { return l.c.Stats().SYNSeen == 100 })
@@ -237,8 +258,10 @@ func TestKernelFlood(t *testing.T) {
 }
 
 // TestKernelOthersFrames: what a switch floods to everybody is not ours, though the address is.
-func TestKernelOthersFrames(t *testing.T) {
-	l := newLive(t, Defend)
+func TestKernelOthersFrames(t *testing.T) { eachPath(t, testKernelOthersFrames) }
+
+func testKernelOthersFrames(t *testing.T, path Path) {
+	l := newLiveBy(t, path, Defend)
 	p := l.w.open(l.w.client, "eth0", Filter{Addrs: []netip.Addr{client4}, LinkPort: 1})
 	defer p.Close()
 	other := packet{src: client4, dst: wire4}.frame(t)
@@ -248,11 +271,13 @@ func TestKernelOthersFrames(t *testing.T) {
 		t.Fatal(err)
 	}
 	wait(t, "our own frame arrives", func() bool { return l.c.Stats().SYNSeen > 0 })
-	l.wantCounts("frames for another station", map[string]uint64{"frames": 1})
+	l.wantCounts("frames for another station", map[string]uint64{"syn_seen": 1, "malformed": 0, "foreign": 0})
 }
 
-func TestKernelLinkDownAndUp(t *testing.T) {
-	l := newLive(t, Defend)
+func TestKernelLinkDownAndUp(t *testing.T) { eachPath(t, testKernelLinkDownAndUp) }
+
+func testKernelLinkDownAndUp(t *testing.T, path Path) {
+	l := newLiveBy(t, path, Defend)
 	l.w.edge.must("down and up", func() error {
 		e, err := netlink.LinkByName("edge0")
 		if err != nil {
@@ -272,10 +297,12 @@ func TestKernelLinkDownAndUp(t *testing.T) {
 	}
 }
 
-func TestKernelInterfaceRemoved(t *testing.T) {
+func TestKernelInterfaceRemoved(t *testing.T) { eachPath(t, testKernelInterfaceRemoved) }
+
+func testKernelInterfaceRemoved(t *testing.T, path Path) {
 	w := newWire(t)
 	f := newFixture(t, Off, func(c *Config) {
-		c.Port = w.open(w.edge, "edge0", Filter{Addrs: []netip.Addr{wire4}, LinkPort: testPort})
+		c.Port = w.openBy(path, Filter{Addrs: []netip.Addr{wire4}, LinkPort: testPort})
 	})
 	done := make(chan error)
 	go func() { done <- f.c.Run(context.Background()) }()
@@ -320,9 +347,12 @@ func TestOpenPortSays(t *testing.T) {
 
 // BenchmarkKernelFlood reports what one checker answers of all that one thread can send.
 func BenchmarkKernelFlood(b *testing.B) {
-	for _, p := range []float64{1, 0.1} {
-		b.Run(fmt.Sprintf("p=%v", p), func(b *testing.B) {
-			l := newLive(b, Defend, func(c *Config) { c.P = p })
+	for name, cfg := range map[string]BudgetConfig{
+		"p=1": {Probability: 1}, "p=0.1": {Probability: 0.1}, "budget": {Answers: 100_000, Processor: 0.5},
+		"budget of a tenth": {Answers: 100_000, Processor: 0.1},
+	} {
+		b.Run(name, func(b *testing.B) {
+			l := newLive(b, Defend, func(c *Config) { c.Budget = cfg })
 			send := l.flooder()
 			total := 0
 			start := time.Now()
@@ -330,29 +360,44 @@ func BenchmarkKernelFlood(b *testing.B) {
 				send(1000)
 				total += 1000
 			}
-			var s Stats
-			wait(b, "all seen or lost", func() bool { s = l.c.Stats(); return s.SYNSeen+s.RingLost >= uint64(total) })
 			sec := time.Since(start).Seconds()
+			now := l.c.Sampling()
+			var s Stats
+			wait(b, "all seen or lost", func() bool {
+				s = l.c.Stats()
+				return now.Intake < 1 || s.SYNSeen+s.RingLost >= uint64(total)
+			})
 			b.ReportMetric(float64(total)/sec, "sent/s")
 			b.ReportMetric(float64(s.SYNSeen)/sec, "seen/s")
 			b.ReportMetric(float64(s.SYNAnswered-s.SendLost)/sec, "answered/s")
 			b.ReportMetric(100*float64(s.RingLost)/float64(total), "%lost")
+			b.ReportMetric(now.Fresh, "fresh")
+			b.ReportMetric(now.Intake, "intake")
 		})
 	}
 }
 
-// BenchmarkKernelTransferUnderFlood is a newcomer's whole transfer while another thread floods.
+// BenchmarkKernelTransferUnderFlood is a newcomer's whole transfer while another thread floods: with
+// plain SYNs, or with forged keyed ones.
 func BenchmarkKernelTransferUnderFlood(b *testing.B) {
-	for name, options := range map[string][][3]int{
-		"plain": {noQuickACK}, "keyed": {noQuickACK, keyedSYN, lateConnect},
+	magic := append(preambleMagic[:], make([]byte, preambleLen-len(preambleMagic))...)
+	for name, row := range map[string]struct {
+		options [][3]int
+		flood   []byte
+		budget  BudgetConfig
+	}{
+		"plain":                            {[][3]int{noQuickACK}, nil, BudgetConfig{Probability: 1}},
+		"keyed":                            {[][3]int{noQuickACK, keyedSYN, lateConnect}, nil, BudgetConfig{Answers: 1}},
+		"keyed, budget":                    {[][3]int{noQuickACK, keyedSYN, lateConnect}, nil, BudgetConfig{Answers: 100_000, Processor: 0.5}},
+		"keyed, budget, forged keyed SYNs": {[][3]int{noQuickACK, keyedSYN, lateConnect}, magic, BudgetConfig{Answers: 100_000, Processor: 0.5}},
 	} {
 		b.Run(name, func(b *testing.B) {
 			l := newLive(b, Defend, func(c *Config) {
-				if name == "keyed" {
-					c.P = 0
+				if c.Budget = row.budget; name == "keyed" {
+					c.shares = &Shares{}
 				}
 			})
-			send, stop := l.flooder(), make(chan struct{})
+			send, stop := l.flooder(row.flood...), make(chan struct{})
 			var wg sync.WaitGroup
 			wg.Go(func() {
 				for {
@@ -368,7 +413,7 @@ func BenchmarkKernelTransferUnderFlood(b *testing.B) {
 			var took []time.Duration
 			for b.Loop() {
 				began := time.Now()
-				if l.transfer(wire4, options...) == nil {
+				if l.transfer(wire4, row.options...) == nil {
 					took = append(took, time.Since(began))
 				}
 			}
@@ -379,7 +424,9 @@ func BenchmarkKernelTransferUnderFlood(b *testing.B) {
 				b.ReportMetric(took[len(took)/2].Seconds()*1e3, "p50-ms")
 				b.ReportMetric(took[len(took)*95/100].Seconds()*1e3, "p95-ms")
 			}
-			b.ReportMetric(float64(l.c.Stats().SYNSeen)/time.Since(start).Seconds(), "flood/s")
+			s := l.c.Stats()
+			b.ReportMetric(float64(s.SYNSeen)/time.Since(start).Seconds(), "flood/s")
+			b.ReportMetric(100*float64(s.RingLost)/float64(s.SYNSeen+s.RingLost), "%lost")
 		})
 	}
 }

@@ -1,6 +1,7 @@
 package synchecker
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -8,6 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
@@ -170,4 +174,46 @@ func (w *wire) open(ns *netns, ifname string, f Filter) Port {
 		return err
 	})
 	return port
+}
+
+// openBy opens the edge's port by a path.
+func (w *wire) openBy(path Path, f Filter) (port Port) {
+	w.edge.t.Helper()
+	w.edge.must("open port", func() error {
+		p, taken, err := OpenPath("edge0", f, path)
+		if err == nil && taken.Path != path {
+			err = fmt.Errorf("took %+v", taken)
+		}
+		port = p
+		return err
+	})
+	if path == PathNative {
+		w.receiveXDP()
+	}
+	return port
+}
+
+// receiveXDP gives the client's end a program that passes everything: without one a veth does not take
+// what the other end's program sends.
+func (w *wire) receiveXDP() {
+	w.client.t.Helper()
+	w.client.must("program at the client", func() error {
+		l, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, Instructions: asm.Instructions{
+			asm.Mov.Imm(asm.R0, xdpPass), asm.Return(),
+		}})
+		if err != nil {
+			return err
+		}
+		defer prog.Close()
+		at, err := link.AttachXDP(link.XDPOptions{Program: prog, Interface: l.Attrs().Index, Flags: link.XDPDriverMode})
+		if err != nil {
+			return err
+		}
+		w.client.t.Cleanup(func() { at.Close() })
+		return nil
+	})
 }

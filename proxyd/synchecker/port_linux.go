@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -14,12 +15,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// packetPort is a Port on a network interface: two packet sockets with rings for what arrives, one
-// socket to send.
+// packetPort is a Port on a network interface: a packet socket with a ring for each class of what
+// arrives, one socket to send.
 type packetPort struct {
 	ifname string
 	filter Filter
-	rings  [2]*ring // by class
+	rings  [classes]*ring
 	send   int
 	wake   int // eventfd, written by Close
 
@@ -29,15 +30,25 @@ type packetPort struct {
 	out  sendQueue
 
 	lost    atomic.Uint64
-	mu      sync.Mutex  // guards the sockets' lives
+	mu      sync.Mutex // guards the sockets' lives, mode and share
+	mode    Mode
+	share   float64     // of the plain SYNs, see Sample
 	reading bool        // a first Read began
 	closed  bool        // sockets and memory are gone
 	done    atomic.Bool // Close was called
 }
 
 // OpenPort opens a raw port on an ethernet interface. It sees nothing until Arm.
-func OpenPort(ifname string, f Filter) (_ Port, err error) {
-	p := &packetPort{ifname: ifname, filter: f, send: -1, wake: -1}
+func OpenPort(ifname string, f Filter) (Port, error) {
+	p, err := openPackets(ifname, f)
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func openPackets(ifname string, f Filter) (_ *packetPort, err error) {
+	p := &packetPort{ifname: ifname, filter: f, send: -1, wake: -1, share: 1}
 	defer func() {
 		if err != nil {
 			p.release()
@@ -66,12 +77,29 @@ func OpenPort(ifname string, f Filter) (_ Port, err error) {
 		return nil, err
 	}
 	p.out.init()
-	p.poll = []unix.PollFd{
-		{Fd: int32(p.wake), Events: unix.POLLIN},
-		{Fd: int32(p.rings[claims].fd), Events: unix.POLLIN},
-		{Fd: int32(p.rings[plain].fd), Events: unix.POLLIN},
+	p.poll = []unix.PollFd{{Fd: int32(p.wake), Events: unix.POLLIN}}
+	for _, r := range p.rings {
+		p.poll = append(p.poll, unix.PollFd{Fd: int32(r.fd), Events: unix.POLLIN})
 	}
 	return p, nil
+}
+
+// hardwareAddr is the one that the interface has now.
+func (p *packetPort) hardwareAddr() (net.HardwareAddr, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, net.ErrClosed
+	}
+	sa, err := unix.Getsockname(p.rings[0].fd)
+	if err != nil {
+		return nil, os.NewSyscallError("getsockname", err)
+	}
+	ll, ok := sa.(*unix.SockaddrLinklayer)
+	if !ok || ll.Halen != 6 {
+		return nil, unix.ENODEV
+	}
+	return slices.Clone(ll.Addr[:6]), nil
 }
 
 // packetSocket receives nothing before it is bound.
@@ -113,16 +141,42 @@ func (p *packetPort) Arm(m Mode) error {
 	if p.closed {
 		return net.ErrClosed
 	}
-	for c, r := range p.rings {
-		prog, err := p.filter.program(class(c), m)
-		if err != nil {
-			return err
-		}
-		if err := attach(r.fd, prog); err != nil {
+	p.mode = m
+	for c := range p.rings {
+		if err := p.attachLocked(class(c)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (p *packetPort) attachLocked(c class) error {
+	prog, err := p.filter.sampled(c, p.mode, p.share)
+	if err != nil {
+		return err
+	}
+	return attach(p.rings[c].fd, prog)
+}
+
+// Sample implements Sampler. A change of less than a tenth is not worth a filter.
+func (p *packetPort) Sample(share float64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch d := share / p.share; {
+	case p.closed:
+		return net.ErrClosed
+	case share == p.share, share < 1 && d > 0.9 && d < 1.1:
+		return nil
+	}
+	p.share = share
+	return p.attachLocked(plain)
+}
+
+// sampling says whether Read returns without a frame.
+func (p *packetPort) sampling() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.share < 1
 }
 
 // attach swaps the socket's filter; the kernel does it atomically.
@@ -167,34 +221,51 @@ func (p *packetPort) start() bool {
 
 func (p *packetPort) wait(buf []Frame) (int, error) {
 	for !p.done.Load() {
-		// Claims first; but who floods with false ones must not lock out the rest.
-		n := p.rings[claims].take(buf[:max(1, len(buf)*3/4)])
-		n += p.rings[plain].take(buf[n:])
-		if n > 0 {
+		if n := p.take(buf); n > 0 {
 			p.down = false
 			return n, nil
 		}
 		// An interface that goes down says so, one that is then removed does not: look now and then.
-		timeout := -1
+		timeout, sampling := -1, p.sampling()
 		if p.down {
 			timeout = 500 // ms
 		}
-		if _, err := unix.Poll(p.poll, timeout); err != nil && !errors.Is(err, unix.EINTR) {
+		if sampling {
+			timeout = int(tick.Milliseconds())
+		}
+		ready, err := unix.Poll(p.poll, timeout)
+		if err != nil && !errors.Is(err, unix.EINTR) {
 			return 0, os.NewSyscallError("poll", err)
 		}
-		for i, c := range []class{claims, plain} {
+		if ready == 0 && sampling && !p.down {
+			return 0, nil
+		}
+		for i, r := range p.rings {
 			if p.poll[i+1].Revents&(unix.POLLERR|unix.POLLNVAL) != 0 {
 				p.down = true
 			}
 			if !p.down {
 				continue
 			}
-			if err := p.rings[c].failure(); err != nil {
+			if err := r.failure(); err != nil {
 				return 0, fmt.Errorf("packet port on %s: %w", p.ifname, err)
 			}
 		}
 	}
 	return 0, net.ErrClosed
+}
+
+// take gives each class its part of the batch, so that none that floods locks another out, and what
+// is left to who has more, in their order.
+func (p *packetPort) take(buf []Frame) (n int) {
+	part := max(1, len(buf)/int(classes))
+	for _, r := range p.rings {
+		n += r.take(buf[n:min(len(buf), n+part)])
+	}
+	for _, r := range p.rings {
+		n += r.take(buf[n:])
+	}
+	return n
 }
 
 func (p *packetPort) Write(frames [][]byte) (int, error) {

@@ -9,7 +9,7 @@ import (
 )
 
 func TestKeyedSYN(t *testing.T) {
-	none := func(c *Config) { c.P = 0 }
+	none := func(c *Config) { c.shares = &Shares{} }
 	for name, row := range map[string]struct {
 		payload func(f *fixture) []byte
 		count   string
@@ -42,7 +42,7 @@ func TestKeyedSYN(t *testing.T) {
 }
 
 func TestKeyedSYNsAreCountedPerAgent(t *testing.T) {
-	f := newFixture(t, Defend, func(c *Config) { c.P = 0 })
+	f := newFixture(t, Defend, func(c *Config) { c.shares = &Shares{} })
 	send := func(agent byte) bool {
 		return f.send(packet{payload: f.preamble(proto.KindData, agent)}) != nil
 	}

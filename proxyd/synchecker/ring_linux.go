@@ -23,10 +23,12 @@ type ring struct {
 }
 
 // Slots and sizes: 32,768 plain SYNs are 65 ms of 500,000 a second, longer than a process is
-// usually kept from a busy CPU.
-var ringSizes = map[class]struct{ size, frames int }{
-	claims: {512, 4096},
-	plain:  {256, 32768},
+// usually kept from a busy CPU. 21 MiB in all.
+var ringSizes = [classes]struct{ size, frames int }{
+	keyed:   {512, 16384},
+	flights: {512, 8192},
+	knocks:  {512, 2048},
+	plain:   {256, 32768},
 }
 
 const ringBlock = 1 << 16

@@ -21,7 +21,7 @@ func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		port := synchecker.NewMemPort()
 		c, err := synchecker.New(synchecker.Config{
-			Port: port, Addrs: []netip.Addr{netip.MustParseAddr("198.18.1.1")}, LinkPort: 7443, P: 1,
+			Port: port, Addrs: []netip.Addr{netip.MustParseAddr("198.18.1.1")}, LinkPort: 7443, Budget: synchecker.BudgetConfig{Probability: 1},
 			Keys: new(proto.Keyring), Nonces: proto.NewNonceSet(),
 			Verified: func(synchecker.Client) (proto.Reply, bool) { return proto.Reply{}, false },
 			Admit:    func(proto.Verified, netip.Addr) {},

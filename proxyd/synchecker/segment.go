@@ -1,6 +1,7 @@
 package synchecker
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net/netip"
 )
@@ -59,7 +60,7 @@ func (s *segment) parse(f *Frame) bool {
 	case etherIPv6:
 		b, ok = s.parseIPv6(b)
 	}
-	if !ok || !unicast(s.src) {
+	if !ok || !unicast(s.src) || bytes.Equal(s.src, s.dst) {
 		return false
 	}
 	switch s.proto {

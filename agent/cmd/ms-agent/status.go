@@ -122,6 +122,9 @@ func printStatus(w io.Writer, st agent.Status, now time.Time) error {
 	row("streams", "%d open  %d opened  %d direct  %d refused  %d timed out  %d failed", st.Streams, c.Opened, c.Direct, c.Refused, c.TimedOut, c.Failed)
 	row("moves", "%d migrations  %d transfers", c.Moves, c.Transfers)
 	row("tun", "%d packets", c.TUNPackets)
+	for _, n := range st.Eaten {
+		row("network", "%s loses SYNs that carry data: ordinary ones go first until %s", n.Prefix, n.Until.Local().Format(time.TimeOnly))
+	}
 	for i, e := range st.Events[max(0, len(st.Events)-shownEvents):] {
 		name := ""
 		if i == 0 {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 	"time"
 
 	"migrationsensor/examples/lab"
@@ -58,13 +57,8 @@ func (r *run) leaveSetting(x setting, why string) {
 func (r *run) setting(ctx context.Context, x setting) error {
 	s := r.stage
 	r.progress.Enter("p1 by %s, p = %s", x.path, x.p)
-	has, err := s.restart(ctx, x)
-	if err != nil {
+	if err := s.Restart(ctx, "p1", x.edge()); err != nil {
 		return err
-	}
-	if !has {
-		r.leaveSetting(x, "this proxyd has no choice of data path, and not this one")
-		return nil
 	}
 	if err := errors.Join(s.p1.ns.ForgetPeers(), s.near.ForgetPeers()); err != nil {
 		return err
@@ -88,17 +82,6 @@ func (r *run) setting(ctx context.Context, x setting) error {
 		return nil
 	}
 	return r.priceOurs(ctx, x.path)
-}
-
-// restart starts p1 anew with a setting. A proxyd that knows no such setting has packet sockets only (has is false for the others).
-func (s *stage) restart(ctx context.Context, x setting) (has bool, err error) {
-	e := x.edge()
-	err = s.Restart(ctx, "p1", e)
-	if err == nil || !strings.Contains(err.Error(), "syn_checker.path: there is no such key") {
-		return true, err
-	}
-	e.Path = ""
-	return x.path == afPacket, s.Restart(ctx, "p1", e)
 }
 
 // newcomers measures one cell.

@@ -238,13 +238,15 @@ func (c Config) publics(port uint16) string {
 
 // edgeConfig is an edge's own settings.
 func edgeConfig(p Paths, e Edge, dev string) string {
-	share := e.P
-	if share == 0 {
-		share = 1
+	checker := "" // the budget, and the best path that there is
+	if e.P > 0 {
+		checker += fmt.Sprintf("probability = %g\n", e.P)
 	}
-	path := ""
 	if e.Path != "" {
-		path = fmt.Sprintf("path = %q\n", e.Path)
+		checker += fmt.Sprintf("path = %q\n", e.Path)
+	}
+	if checker != "" {
+		checker = "\n[syn_checker]\n" + checker
 	}
 	admission := ""
 	if e.Rate > 0 {
@@ -266,10 +268,7 @@ udp = %d
 [attack]
 quiet = %q
 suspend_after = %q
-
-[syn_checker]
-p = %g
-%s%s`, p.State, p.Socket, dev, e.SYN, e.ICMP, e.UDP, e.Quiet, e.Suspend, share, path, admission)
+%s%s`, p.State, p.Socket, dev, e.SYN, e.ICMP, e.UDP, e.Quiet, e.Suspend, checker, admission)
 }
 
 // interfaceOf is the name of a node's interface to the internet.

@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"strings"
 	"testing"
 
 	"migrationsensor/examples/lab"
@@ -41,10 +40,11 @@ func TestConfigurationsAreProxyds(t *testing.T) {
 	}
 	text := edgeConfig(p, Edge{SYN: 250, ICMP: 300, Quiet: 2e9, Suspend: 3e9, P: 0.25}, lab.Uplink)
 	c, err := proxyd.ParseConfig("p1.toml", []byte(text))
-	if err != nil || c.SYNChecker.P != 0.25 || c.Detector.Threshold.SYN != 250 || c.Detector.Threshold.UDP != 0 {
+	if err != nil || c.SYNChecker.Probability != 0.25 || c.Detector.Threshold.SYN != 250 || c.Detector.Threshold.UDP != 0 {
 		t.Errorf("%v: %+v\n%s", err, c, text)
 	}
-	if !strings.Contains(edgeConfig(p, Edge{Quiet: 1e9, Suspend: 1e9}, lab.Uplink), "p = 1\n") {
-		t.Error("without a p the SYN Checker would answer nobody")
+	text = edgeConfig(p, Edge{Quiet: 1e9, Suspend: 1e9}, lab.Uplink)
+	if c, err = proxyd.ParseConfig("p1.toml", []byte(text)); err != nil || c.SYNChecker.Probability != 0 || c.SYNChecker.Answers == 0 {
+		t.Errorf("%v: %+v: without a p the SYN Checker goes by its budget\n%s", err, c.SYNChecker, text)
 	}
 }

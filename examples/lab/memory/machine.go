@@ -180,14 +180,17 @@ func (m *machine) Counter(ifname string) (detect.Counter, error) {
 	return &counter{g: g, before: g.read()}, nil
 }
 
-func (m *machine) Port(ifname string, f synchecker.Filter) (synchecker.Port, error) {
+// SYNCookies is true: nothing in memory runs out of room for half-open connections.
+func (m *machine) SYNCookies() bool { return true }
+
+func (m *machine) Port(ifname string, f synchecker.Filter, _ synchecker.Path) (synchecker.Port, synchecker.Taken, error) {
 	g, err := m.gate(ifname)
 	if err != nil {
-		return nil, err
+		return nil, synchecker.Taken{}, err
 	}
 	p := newPort(m.proc, m.proc.Host().Interface(ifname), f)
 	g.port.Store(p)
-	return p, nil
+	return p, synchecker.Taken{Path: "memory"}, nil
 }
 
 // Firewall replaces one that a killed process left, when it is opened.

@@ -14,6 +14,7 @@ import (
 
 	"migrationsensor/proxyd"
 	"migrationsensor/proxyd/fleet"
+	"migrationsensor/proxyd/synchecker"
 )
 
 type runCmd struct {
@@ -143,7 +144,7 @@ func (checkCmd) Help() string {
 		"Signing node: fleet; [[service]] name, public, origin, groups, plain, proxy_protocol, anchors; " +
 		"[[node]] name, kind, public, link_port, backplane, relay_ports, neighbours. " +
 		"Edge: interface; [detector] interval; [detector.threshold] all, syn, icmp, udp; " +
-		"[attack] quiet, suspend_after; [syn_checker] p, syn_limit; [firewall] allow; [admission] rate, burst; stop_wait."
+		"[attack] quiet, suspend_after; [syn_checker] path, probability, answers, processor; [firewall] allow; [admission] rate, burst; stop_wait."
 }
 
 // Run checks configuration, membership and rights, and starts nothing.
@@ -161,7 +162,26 @@ func (c *checkCmd) Run(e *env) error {
 		return err
 	}
 	fmt.Fprintf(e.stdout, "machine: node %q (%s) of fleet %q, can run\n", n.Name, n.Kind, n.Fleet)
+	if n.Kind == fleet.KindEntry || n.Kind == fleet.KindHidden {
+		c.path(e, cfg)
+	}
 	return nil
+}
+
+// path says by which way packets reach the SYN Checker: of the proxyd that runs here, else what this machine has the rights for.
+func (c *checkCmd) path(e *env, cfg proxyd.Config) {
+	if st, err := proxyd.ControlStatus(e.ctx, cfg.Socket); err == nil && st.Path != "" {
+		fmt.Fprintf(e.stdout, "data path: %s (as it runs)\n", st.Path)
+		for _, why := range st.PathWhy {
+			fmt.Fprintln(e.stdout, "data path: not", why)
+		}
+		return
+	}
+	if err := synchecker.CanOffload(); err != nil {
+		fmt.Fprintf(e.stdout, "data path: %s; XDP is not to be had: %v\n", synchecker.PathPacket, err)
+		return
+	}
+	fmt.Fprintf(e.stdout, "data path: %s; run takes %s if the interface's driver can, else %s\n", cfg.SYNChecker.Path, synchecker.PathNative, synchecker.PathGeneric)
 }
 
 type planCmd struct {

@@ -86,6 +86,11 @@ func printStatus(w io.Writer, st proxyd.Status, now time.Time) error {
 		fmt.Fprintf(tw, "left\t%d agents (%d have not answered), %d links, %d plain connections\n", l.Agents, l.Waiting, l.Links, l.Plain)
 	}
 	printRates(tw, st)
+	printPath(tw, st)
+	if s := st.Sampling; s != nil {
+		fmt.Fprintf(tw, "answers\tby %s: %.1f %% of fresh SYNs, %.1f %% of retransmitted ones, at most %.0f/s; %.1f %% looked at; keyed ones always\n",
+			s.Mode, 100*s.Fresh, 100*s.Again, s.Answers, 100*s.Intake)
+	}
 	if len(st.Disclosed) > 0 {
 		fmt.Fprintf(tw, "told\t%s\n", pairs(st.Disclosed, "%s to %d agents"))
 	}
@@ -116,6 +121,17 @@ func printRates(w io.Writer, st proxyd.Status) {
 			}
 		}
 		fmt.Fprintf(w, "%s\t%-4s %10.0f  %s%s\n", label, kind, rate, limit, mark)
+	}
+}
+
+// printPath says how the SYN Checker sees packets, and why not in a better way.
+func printPath(w io.Writer, st proxyd.Status) {
+	if st.Path == "" {
+		return
+	}
+	fmt.Fprintf(w, "data path\t%s\n", st.Path)
+	for _, why := range st.PathWhy {
+		fmt.Fprintf(w, "\tnot %s\n", why)
 	}
 }
 

@@ -1,0 +1,124 @@
+package proxyd
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"migrationsensor/detect"
+	"migrationsensor/proxyd/firewall"
+	"migrationsensor/proxyd/synchecker"
+)
+
+// program is a port with a packet program that notes what it is told, in order.
+type program struct {
+	*vanishing
+	told  []string
+	gate  synchecker.Gate
+	admit []synchecker.Admission
+	count synchecker.Packets
+	err   error
+}
+
+func (p *program) Arm(m synchecker.Mode) error {
+	p.told = append(p.told, m.String())
+	return p.vanishing.Arm(m)
+}
+func (p *program) Offloads() bool                 { return true }
+func (p *program) Program(synchecker.Rules) error { p.told = append(p.told, "rules"); return p.err }
+func (p *program) Gate(g synchecker.Gate) error {
+	p.told, p.gate = append(p.told, "gate"), g
+	return p.err
+}
+func (p *program) Admit(a []synchecker.Admission, _ []netip.Addr) error {
+	p.told, p.admit = append(p.told, "admit"), append(p.admit, a...)
+	return p.err
+}
+func (p *program) Counts() (synchecker.Packets, error) { return p.count, p.err }
+func (p *program) Stats() (synchecker.Stats, error) {
+	return synchecker.Stats{SYNAnswered: p.count.SYN}, p.err
+}
+
+// TestPacketProgramIsToldAgain: the program at the next interface knows rules, doors and who is admitted before it judges its first
+// packet; what the one before did is not forgotten.
+func TestPacketProgramIsToldAgain(t *testing.T) {
+	first := &program{vanishing: newVanishing(), count: synchecker.Packets{All: 10, SYN: 7, UDP: 3}}
+	plain := newVanishing()
+	second := &program{vanishing: newVanishing(), count: synchecker.Packets{All: 1, ICMP: 1}}
+	ports := map[string]synchecker.Port{"eth0": first, "eth1": plain, "eth2": second}
+	p, err := newMovingPort("eth0", func(name string) (synchecker.Port, synchecker.Taken, error) {
+		return ports[name], synchecker.Taken{Path: synchecker.Path(name)}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for buf, err := make([]synchecker.Frame, 1), error(nil); err == nil; {
+			_, err = p.Read(buf)
+		}
+	}()
+	guest := synchecker.Admission{Addr: netip.MustParseAddr("198.18.0.9"), Until: time.Now().Add(time.Minute)}
+	p.doors = func() []synchecker.Admission { return []synchecker.Admission{guest} }
+	gate := synchecker.Gate{Allow: []netip.Prefix{netip.MustParsePrefix("198.18.1.0/24")}}
+	if err := errors.Join(p.Program(synchecker.Rules{}), p.Gate(gate), p.Admit([]synchecker.Admission{guest}, nil), p.Arm(synchecker.Defend)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"eth1", "eth2"} {
+		if err := p.move(name); err != nil {
+			t.Fatal(err)
+		}
+		if got := p.Taken().Path; got != synchecker.Path(name) {
+			t.Errorf("at %s the path is %s", name, got)
+		}
+		if err := p.Admit(nil, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	if want := []string{"rules", "gate", "admit", "defend", "admit"}; !slices.Equal(second.told, want) {
+		t.Errorf("the next program was told %v, want %v", second.told, want)
+	}
+	if !slices.Equal(second.gate.Allow, gate.Allow) || !slices.Equal(second.admit, []synchecker.Admission{guest}) {
+		t.Errorf("the next program lets in %+v and %+v", second.gate, second.admit)
+	}
+	e := &edge{port: p, counter: &counter{began: time.Now()}}
+	c, err := e.count()
+	if want := (detect.Counts{detect.All: 11, detect.SYN: 7, detect.UDP: 3, detect.ICMP: 1}); err != nil || c != want {
+		t.Errorf("counted %v, %v; want %v", c, err, want)
+	}
+	if s, err := p.Stats(); err != nil || s.SYNAnswered != 7 {
+		t.Errorf("%d SYNs answered, %v; want the 7 of before", s.SYNAnswered, err)
+	}
+	second.err = errors.New("map is full")
+	if p.Admit(nil, nil) == nil || p.Gate(gate) == nil || p.Program(synchecker.Rules{}) == nil {
+		t.Error("a program that refuses was not heard")
+	}
+	if _, err := e.count(); err == nil {
+		t.Error("a program that counts no more was not heard")
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := p.Gate(gate); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("closed: %v", err)
+	}
+}
+
+func TestGateIsTheFirewalls(t *testing.T) {
+	at := func(port uint16) netip.AddrPort {
+		return netip.AddrPortFrom(netip.MustParseAddr("198.18.0.10"), port)
+	}
+	plain := map[netip.AddrPort]string{at(1): PlainDrop, at(2): PlainCookie, at(3): PlainAdmit, at(4): "", at(5): "what a later version knows"}
+	cfg := firewall.Config{Plain: func(a netip.AddrPort) firewall.Plain { return plainOf(plain[a]) }}
+	for a := range plain {
+		cfg.Services = append(cfg.Services, a)
+	}
+	want := map[uint16]synchecker.Plain{1: synchecker.PlainDrop, 2: synchecker.PlainCookie, 3: synchecker.PlainAdmit, 4: synchecker.PlainDrop, 5: synchecker.PlainDrop}
+	for a, got := range gateOf(cfg).Services {
+		if got != want[a.Port()] {
+			t.Errorf("plain = %q: %v, want %v", plain[a], got, want[a.Port()])
+		}
+	}
+}
