@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"migrationsensor/examples/lab/fleet"
+	"migrationsensor/examples/lab/flood"
 )
 
 // The systems.
@@ -39,6 +40,7 @@ var paths = []string{native, generic, afPacket}
 const (
 	quarter = "0.25"
 	budget  = "budget"
+	all     = "1" // every SYN, for what an answer costs
 )
 
 // top is the rate of a storm: the most that this machine can make.
@@ -82,8 +84,11 @@ type setting struct{ path, p string }
 func (s setting) edge() fleet.Edge {
 	e := attacked
 	e.Path = s.path
-	if s.p == quarter {
+	switch s.p {
+	case quarter:
 		e.P = 0.25
+	case all:
+		e.P, e.Answers = 1, flood.MaxStorm
 	}
 	return e
 }
@@ -99,40 +104,40 @@ const (
 )
 
 // baselineCells are what is measured of a system that is not ours: it reads no payload, so kinds make no difference.
-func baselineCells(system string) (all []cell) {
+func baselineCells(system string) (cells []cell) {
 	for _, rate := range []int{paperRate, midRate, skbRate, top} {
-		all = append(all, cell{system: system, rate: rate, kind: fresh})
+		cells = append(cells, cell{system: system, rate: rate, kind: fresh})
 	}
-	return all
+	return cells
 }
 
 // cells are what is measured with a setting. With the paper's p clients come with plain SYNs, as from all systems but Linux; with
 // the budget they come with both.
-func (x setting) cells() (all []cell) {
+func (x setting) cells() (cells []cell) {
 	for _, rate := range []int{paperRate, midRate, int(limits[x.path].rate), top} {
 		c := cell{system: ms, path: x.path, p: x.p, rate: rate, kind: fresh}
-		all = append(all, c)
+		cells = append(cells, c)
 		if x.p == quarter {
 			continue
 		}
 		c.keyed = true
-		all = append(all, c)
+		cells = append(cells, c)
 		if rate == top {
 			for _, kind := range []string{random, replay} {
 				c.kind = kind
-				all = append(all, c)
+				cells = append(cells, c)
 			}
 		}
 	}
-	return all
+	return cells
 }
 
 // settings are all of them.
-func settings() (all []setting) {
+func settings() (list []setting) {
 	for _, path := range paths {
 		for _, p := range []string{budget, quarter} {
-			all = append(all, setting{path, p})
+			list = append(list, setting{path, p})
 		}
 	}
-	return all
+	return list
 }

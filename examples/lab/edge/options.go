@@ -49,8 +49,25 @@ type sizes struct {
 
 // has says whether a run of this size measures a cell.
 func (s sizes) has(c cell) bool {
-	return s.whole || c.p != quarter && c.rate != midRate && (c.system == ms || c.rate != skbRate)
+	switch {
+	case s.whole:
+		return true
+	case c.rate != paperRate && c.rate != top:
+		return false
+	}
+	return c.system != ms || c.p == budget && c.keyed && c.kind == fresh
 }
+
+// kinds are those of the floods for which it measures what a SYN costs.
+func (s sizes) kinds() []string {
+	if s.whole {
+		return []string{fresh, random, replay}
+	}
+	return []string{fresh}
+}
+
+// sendsOn says whether it measures a real agent with a data path.
+func (s sizes) sendsOn(path string) bool { return s.whole || path == native }
 
 // of are those of some cells that it measures.
 func (s sizes) of(cells []cell) []cell {
@@ -67,7 +84,7 @@ func (o *Options) sizes() sizes {
 		quiet: 5 * time.Second, cost: time.Second, costs: 3, agents: 25, whole: true,
 	}
 	if o.Quick {
-		s.connects, s.gap, s.fetch, s.warm, s.quiet = 30, 5*time.Millisecond, 500*time.Millisecond, 200*time.Millisecond, time.Second
+		s.connects, s.gap, s.patience, s.fetch, s.warm, s.quiet = 30, 5*time.Millisecond, 2*time.Second, 500*time.Millisecond, 200*time.Millisecond, time.Second
 		s.cost, s.costs, s.agents, s.whole = 300*time.Millisecond, 1, 8, false
 	}
 	return s

@@ -63,7 +63,7 @@ func (r *run) setting(ctx context.Context, x setting) error {
 	if err := errors.Join(s.p1.ns.ForgetPeers(), s.near.ForgetPeers()); err != nil {
 		return err
 	}
-	if x.p == budget {
+	if x.p == budget && r.sizes.sendsOn(x.path) {
 		if err := r.sentOn(ctx, x.path); err != nil {
 			return fmt.Errorf("an agent that is sent on: %w", err)
 		}
@@ -122,9 +122,20 @@ func (s *stage) defends(ctx context.Context) error {
 	})
 }
 
-// priceOurs is price of a data path, for every kind of flood.
+// priceOurs is price of a data path that answers everybody, for every kind of flood.
 func (r *run) priceOurs(ctx context.Context, path string) error {
-	for _, kind := range []string{fresh, random, replay} {
+	s := r.stage
+	if err := s.Restart(ctx, "p1", setting{path, all}.edge()); err != nil {
+		return err
+	}
+	a, err := s.attack(ctx, s.p1, lab.LinkPort, cell{rate: paperRate, kind: fresh}, nil, r.sizes.warm)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(s.defends(ctx), a.end()); err != nil {
+		return err
+	}
+	for _, kind := range r.sizes.kinds() {
 		r.progress.Enter("%s: what a SYN costs, %s", path, kind)
 		err := r.price(ctx, r.stage.p1, lab.LinkPort, priced{system: ms, path: path, kind: kind})
 		if errors.Is(err, kernel.ErrNoThreads) {

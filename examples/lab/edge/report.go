@@ -56,10 +56,10 @@ func (r *found) report(o Options, s sizes) (file *figures.File, complete bool) {
 			complete = complete && whole
 		}
 	}
-	fs, whole := r.priceFigures()
+	fs, whole := r.priceFigures(s)
 	file.Add(fs...)
 	complete = complete && whole
-	fs, whole = r.movedFigures()
+	fs, whole = r.movedFigures(s)
 	file.Add(fs...)
 	return file, complete && whole
 }
@@ -165,7 +165,7 @@ func (c cell) judge(fs []figures.Figure, x seen) []figures.Figure {
 	return fs
 }
 
-func (r *found) priceFigures() (fs []figures.Figure, complete bool) {
+func (r *found) priceFigures(s sizes) (fs []figures.Figure, complete bool) {
 	complete = true
 	var cookies figures.Figure
 	add := func(system, path, kind, no string) {
@@ -185,7 +185,7 @@ func (r *found) priceFigures() (fs []figures.Figure, complete bool) {
 		for j, f := range these {
 			f = f.Label("kind", kind)
 			if path != "" {
-				f = f.Label("path", path).Label("p", budget)
+				f = f.Label("path", path).Label("p", all)
 			}
 			these[j] = f
 		}
@@ -202,7 +202,11 @@ func (r *found) priceFigures() (fs []figures.Figure, complete bool) {
 	}
 	for _, path := range paths {
 		for _, kind := range []string{fresh, random, replay} {
-			add(ms, path, kind, r.priceNo[path])
+			no := r.priceNo[path]
+			if no == "" && !slices.Contains(s.kinds(), kind) {
+				no = quickWhy
+			}
+			add(ms, path, kind, no)
 		}
 	}
 	return fs, complete
@@ -232,13 +236,16 @@ func (p priced) figures() []figures.Figure {
 	}
 }
 
-func (r *found) movedFigures() (fs []figures.Figure, complete bool) {
+func (r *found) movedFigures(s sizes) (fs []figures.Figure, complete bool) {
 	complete = true
 	for _, path := range paths {
 		named := func(f figures.Figure) figures.Figure { return f.Label("path", path).Label("p", budget) }
 		i := slices.IndexFunc(r.moved, func(m moved) bool { return m.path == path })
 		if i < 0 {
 			why := r.movedNo[path]
+			if why == "" && !s.sendsOn(path) {
+				why = quickWhy
+			}
 			if why == "" {
 				why, complete = incomplete, false
 			}

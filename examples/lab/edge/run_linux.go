@@ -61,7 +61,12 @@ const (
 func newRun(o Options) *run {
 	s := o.sizes()
 	each := s.warm + time.Duration(s.connects)*s.gap + s.patience/2
-	base, ours := 0, 0
+	base, ours, sent := 0, 0, 0
+	for _, path := range paths {
+		if s.sendsOn(path) {
+			sent++
+		}
+	}
 	for range baselines {
 		base += len(s.of(baselineCells("")))
 	}
@@ -72,15 +77,15 @@ func newRun(o Options) *run {
 		live.Part{Name: partWorld, Units: 1, Each: 8 * time.Second},
 		live.Part{Name: partBaselines, Units: base, Each: each + s.fetch},
 		live.Part{Name: partOurs, Units: ours, Each: each},
-		live.Part{Name: partMoved, Units: len(paths), Each: 2*s.quiet + 5*time.Second},
-		live.Part{Name: partCost, Units: len(baselines) + 3*len(paths), Each: time.Duration(s.costs) * (s.cost + 200*time.Millisecond)},
+		live.Part{Name: partMoved, Units: sent, Each: 2*s.quiet + 5*time.Second},
+		live.Part{Name: partCost, Units: len(baselines) + len(s.kinds())*len(paths), Each: time.Duration(s.costs) * (s.cost + 200*time.Millisecond)},
 	)}
 }
 
 // play measures, part by part. It returns after everything that it started has ended.
 func (r *run) play(ctx context.Context) (err error) {
 	r.progress.Enter(partWorld)
-	if err := kernel.StayHere(restCPU); err != nil {
+	if err := kernel.StayHere(restCPU, ahead); err != nil {
 		return err
 	}
 	r.stage, err = newStage(ctx, r.opts, r.progress.Say)

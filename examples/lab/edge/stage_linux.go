@@ -25,8 +25,12 @@ const (
 	edgeCPU = 1
 )
 
-// first is a niceness before everything else: the cable's way back is not full because a storm keeps its processor.
-const first = -20
+// The bench goes ahead of what else the machine does, and first of all the cable's way back, which must not be full because a storm
+// keeps its processor.
+const (
+	ahead = -10
+	first = -20
+)
 
 // stage is the world with its two edges that are attacked.
 type stage struct {
@@ -101,7 +105,7 @@ func (s *stage) ring(t *target, own bool) error {
 		ns        *kernel.Namespace
 		dev       string
 		cpu, nice int
-	}{{t.ns, t.cable.Proxy, edgeCPU, 0}, {t.cable.NS, t.cable.Edge, restCPU, first}} {
+	}{{t.ns, t.cable.Proxy, edgeCPU, ahead}, {t.cable.NS, t.cable.Edge, restCPU, first}} {
 		if err := x.ns.Threaded(x.dev, own); err != nil {
 			return fmt.Errorf("a thread for the ring of %s: %w", x.dev, err)
 		}

@@ -77,13 +77,14 @@ func DefaultServices() []Service {
 	}
 }
 
-// Edge is an edge's own settings: thresholds in packets/s, times, the SYN Checker's p (0 is 1) and data path (empty is its
-// default), and how many new links it takes each second (0 is its default).
+// Edge is an edge's own settings: thresholds in packets/s, times, the SYN Checker's p, data path and most answers a second
+// (what is not set is its default), and how many new links it takes each second (0 is its default).
 type Edge struct {
 	SYN, ICMP, UDP int
 	Quiet, Suspend time.Duration
 	P              float64
 	Path           string
+	Answers        int
 	Rate           int
 }
 
@@ -244,6 +245,9 @@ func edgeConfig(p Paths, e Edge, dev string) string {
 	}
 	if e.Path != "" {
 		checker += fmt.Sprintf("path = %q\n", e.Path)
+	}
+	if e.Answers > 0 {
+		checker += fmt.Sprintf("answers = %d\n", e.Answers)
 	}
 	if checker != "" {
 		checker = "\n[syn_checker]\n" + checker

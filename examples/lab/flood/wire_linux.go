@@ -145,7 +145,7 @@ func nextCall(n uint32, took time.Duration) uint32 {
 }
 
 // Storm sends at its rate, or as fast as one processor can, until its time or count is over or ctx is done. It takes a thread, which runs on the
-// given processor, behind everything else that wants it.
+// given processor.
 func (w *Wire) Storm(ctx context.Context, c Config, to net.HardwareAddr, cpu int) (Storm, error) {
 	return w.storm(ctx, c, to, cpu, w.edge.Index)
 }
@@ -223,15 +223,12 @@ func (w *Wire) stop(v uint64) error {
 // xdpMD is the kernel's struct xdp_md.
 type xdpMD struct{ Data, DataEnd, DataMeta, Ingress, Queue, Egress uint32 }
 
-// stormNice lets clients on the same processor go first.
-const stormNice = 0
-
 // blow is the storm on its thread.
 func (w *Wire) blow(ctx context.Context, prog *ebpf.Program, frame []byte, most, cpu int, r *Storm) error {
 	runtime.LockOSThread()
 	var set unix.CPUSet
 	set.Set(cpu)
-	if err := errors.Join(unix.SchedSetaffinity(0, &set), unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), stormNice)); err != nil {
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
 		return fmt.Errorf("the storm's thread: %w", err)
 	}
 	first, began, used := w.counter(nSYN), time.Now(), threadCPU()

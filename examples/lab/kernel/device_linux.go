@@ -83,8 +83,9 @@ func (n *Namespace) Stay(cpu int) error {
 	return n.Do(func() error { return pinSelf(cpu) })
 }
 
-// StayHere keeps this program on one processor: its threads, those to come, and what it starts.
-func StayHere(cpu int) error {
+// StayHere keeps this program on one processor and makes it so nice (-20 is before everything else, 19 behind it): its threads,
+// those to come, and what it starts.
+func StayHere(cpu, nice int) error {
 	var set unix.CPUSet
 	set.Set(cpu)
 	all, err := os.ReadDir("/proc/self/task")
@@ -98,6 +99,9 @@ func StayHere(cpu int) error {
 		}
 		if err := unix.SchedSetaffinity(tid, &set); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("stay on processor %d: %w", cpu, err)
+		}
+		if err := unix.Setpriority(unix.PRIO_PROCESS, tid, nice); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("be as nice as %d: %w (needs root)", nice, err)
 		}
 	}
 	return nil
