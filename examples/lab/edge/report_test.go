@@ -130,9 +130,13 @@ func TestRingLossOfAWindow(t *testing.T) {
 }
 
 func TestTableAndPage(t *testing.T) {
-	r := good(quick())
+	r := good(whole())
 	r.leaveOut(haproxy, "no haproxy here")
-	file, _ := r.report(Options{Command: "make bench-edge"}, quick())
+	gone := strongest
+	gone.path = generic
+	delete(r.cells, gone)
+	r.skipped[gone] = quickWhy
+	file, _ := r.report(Options{Command: "make bench-edge"}, whole())
 	file.Decide(true)
 	var table strings.Builder
 	if err := printTable(&table, file); err != nil {
