@@ -411,9 +411,9 @@ func TestProgramHints(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, a := range all {
-		dst := wire4
+		dst := edge4
 		if a.Addr.Is6() {
-			dst = wire6
+			dst = edge6
 		}
 		verdict, _ := w.run(packet{src: a.Addr, dst: dst}.frame(t))
 		if passed := verdict == xdpPass; passed != (i%3 != 0) {
