@@ -549,3 +549,36 @@ func (l *live) admit(a netip.Addr) {
 		return nil
 	})
 }
+
+// TestF36KnockAfterEviction: an agent whose door was closed for somebody else's, or never opened, knocks again at once and is
+// admitted; one whose door is open is not admitted twice.
+func TestF36KnockAfterEviction(t *testing.T) { eachPath(t, testKnockAfterEviction) }
+
+func testKnockAfterEviction(t *testing.T, path Path) {
+	var mu sync.Mutex
+	open := false
+	l := newLiveBy(t, path, Dark, func(c *Config) {
+		c.Admitted = func(netip.Addr) bool { mu.Lock(); defer mu.Unlock(); return open }
+	})
+	var c net.Conn
+	l.w.client.must("knock", func() (err error) {
+		c, err = net.Dial("udp", netip.AddrPortFrom(wire4, testPort).String())
+		return err
+	})
+	defer c.Close()
+	for i, x := range []struct {
+		open               bool
+		admitted, repeated uint64
+	}{{false, 1, 0}, {true, 1, 1}, {false, 2, 1}, {true, 2, 2}} {
+		mu.Lock()
+		open = x.open
+		mu.Unlock()
+		if _, err := c.Write(l.preambleAt(proto.KindKnock, 1, time.Now())); err != nil {
+			t.Fatal(err)
+		}
+		wait(t, "the knock is judged", func() bool { s := l.c.Stats(); return s.Admitted+s.Repeated == uint64(i+1) })
+		if s := l.c.Stats(); s.Admitted != x.admitted || s.Repeated != x.repeated {
+			t.Errorf("knock %d, door open %v: %d admitted, %d not again; want %d and %d", i, x.open, s.Admitted, s.Repeated, x.admitted, x.repeated)
+		}
+	}
+}
