@@ -39,6 +39,10 @@ bench-paper: all ## the paper's Tables 2 to 5 and detection, side by side; N=100
 bench-migrate: all ## what a connection feels of a move: stalls, bytes, many sessions at once, memory
 	bin/ms-lab migrate
 
+.PHONY: bench-edge
+bench-edge: all ## an edge under a flood of SYNs, beside syncookies, synproxy and haproxy: who gets in, what a SYN costs
+	bin/ms-lab edge
+
 .PHONY: bench-connect
 bench-connect: all ## connect and 760 KB through MS against the plain proxy, interleaved, 200 each
 	bin/ms-lab connect

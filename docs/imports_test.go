@@ -90,7 +90,7 @@ var walls = []struct {
 	{"golang.zx2c4.com/wireguard", "wireguard/tun lives in netstack", []string{"netstack"}},
 	{"github.com/google/gopacket", "gopacket lives in detect, synchecker and the lab", []string{"detect", "proxyd/synchecker", "examples/lab"}},
 	{"golang.org/x/net/bpf", "packet filters live in detect, synchecker and the lab", []string{"detect", "proxyd/synchecker", "examples/lab"}},
-	{"github.com/cilium/ebpf", "packet programs live in synchecker", []string{"proxyd/synchecker"}},
+	{"github.com/cilium/ebpf", "eBPF lives in detect, synchecker and the lab's flood tool", []string{"detect", "proxyd/synchecker", "examples/lab/flood"}},
 	{"github.com/google/nftables", "nftables lives in firewall", []string{"proxyd/firewall"}},
 	{"github.com/alecthomas/kong", "kong lives in the commands", []string{"agent/cmd", "proxyd/cmd", "examples/lab/cmd"}},
 	{"github.com/compose-spec/compose-go", "compose-go is for a test only", nil},

@@ -9,6 +9,7 @@ var (
 	Each     = host{netip.MustParseAddr("198.18.3.1"), netip.MustParseAddr("2001:2:0:3::1")}
 	Plain    = host{netip.MustParseAddr("198.18.4.1"), netip.MustParseAddr("2001:2:0:4::1")}
 	Attacker = host{netip.MustParseAddr("198.18.9.1"), netip.MustParseAddr("2001:2:0:9::1")}
+	Near     = host{netip.MustParseAddr("198.18.6.1"), netip.MustParseAddr("2001:2:0:6::1")} // by Ethernet, in benches
 	Site     = host{netip.MustParseAddr("198.18.10.1"), netip.MustParseAddr("2001:2:0:10::1")}
 
 	// The service range: the proxies are in it, the rest is unused.

@@ -164,16 +164,21 @@ func (w *World) plugIn(ns *kernel.Namespace, h host, on string) error {
 	if on != "" {
 		owned, src = ns.Up(on, single(h.V4), single(h.V6)), h
 	}
+	return errors.Join(owned, w.join(router, machine, src, h))
+}
+
+// join makes the two ends of a cable each other's neighbours and routes; src is what the machine sends from, if it owns it.
+func (w *World) join(router, machine *kernel.Plug, src, h host) error {
+	ns := machine.In
 	return errors.Join(
-		owned,
-		ns.Neighbour(Uplink, gateway4, router.MAC),
-		ns.Neighbour(Uplink, gateway6, router.MAC),
-		ns.Route(kernel.Route{To: everywhere4, Via: gateway4, Dev: Uplink, Src: src.V4}),
-		ns.Route(kernel.Route{To: everywhere6, Via: gateway6, Dev: Uplink, Src: src.V6}),
-		w.Router.Neighbour(ns.Name, h.V4, machine.MAC),
-		w.Router.Neighbour(ns.Name, h.V6, machine.MAC),
-		w.Router.Route(kernel.Route{To: single(h.V4), Dev: ns.Name}),
-		w.Router.Route(kernel.Route{To: single(h.V6), Dev: ns.Name}),
+		ns.Neighbour(machine.Name, gateway4, router.MAC),
+		ns.Neighbour(machine.Name, gateway6, router.MAC),
+		ns.Route(kernel.Route{To: everywhere4, Via: gateway4, Dev: machine.Name, Src: src.V4}),
+		ns.Route(kernel.Route{To: everywhere6, Via: gateway6, Dev: machine.Name, Src: src.V6}),
+		w.Router.Neighbour(router.Name, h.V4, machine.MAC),
+		w.Router.Neighbour(router.Name, h.V6, machine.MAC),
+		w.Router.Route(kernel.Route{To: single(h.V4), Dev: router.Name}),
+		w.Router.Route(kernel.Route{To: single(h.V6), Dev: router.Name}),
 	)
 }
 

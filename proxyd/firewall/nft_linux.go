@@ -123,6 +123,10 @@ func (n *nft) replace(p *plan) (written bool, err error) {
 			known = append(known, i)
 		}
 	}
+	own, err := n.noted()
+	if err != nil {
+		n.log.Warn("what this node sent is not known any more; its replies may be dropped until it sends again", "err", err)
+	}
 	err = n.write(p, present, known)
 	if n.egress && errors.Is(err, unix.EOPNOTSUPP) {
 		n.egress = false
@@ -133,6 +137,9 @@ func (n *nft) replace(p *plan) (written bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if err := n.note(own); err != nil {
+		return true, err
+	}
 	if err := n.setFlows(nil, p.flows); err != nil {
 		return true, err
 	}
@@ -142,6 +149,45 @@ func (n *nft) replace(p *plan) (written bool, err error) {
 		}
 	}
 	return true, gone
+}
+
+// noted reads what the egress chain has noted, for the next table: its replies are under way.
+func (n *nft) noted() (map[*nftables.Set][]nftables.SetElement, error) {
+	n.wait()
+	tables, err := n.c.ListTablesOfFamily(n.table.Family)
+	if err != nil {
+		return nil, errors.Join(explain(err), n.c.CloseLasting())
+	}
+	if !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == tableName }) {
+		return nil, nil
+	}
+	out := make(map[*nftables.Set][]nftables.SetElement)
+	for _, f := range n.sets.families() {
+		n.wait()
+		elements, err := n.c.GetSetElements(f.own)
+		if err != nil { // of a table that an older version left
+			return nil, errors.Join(explain(err), n.c.CloseLasting())
+		}
+		for _, e := range elements {
+			out[f.own] = append(out[f.own], nftables.SetElement{Key: e.Key, Timeout: max(e.Expires, time.Second)})
+		}
+	}
+	return out, nil
+}
+
+// note puts in what noted read.
+func (n *nft) note(own map[*nftables.Set][]nftables.SetElement) error {
+	for s, elements := range own {
+		for chunk := range slices.Chunk(elements, maxTransaction) {
+			if err := n.add(s, chunk); err != nil {
+				return err
+			}
+			if err := n.flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // write is the transaction of replace: everything but flows and admitted. known are the indexes of the interfaces that packets

@@ -168,6 +168,8 @@ func TestHiddenHearsReplies(t *testing.T) {
 		if s, err := f.Stats(); err != nil || s.Own == 0 {
 			t.Errorf("own replies: got %+v, %v", s, err)
 		}
+		w.edge.must("write the table anew", func() error { return f.Update(config(true)) })
+		w.wantAlive("it goes on when the table is written anew", c)
 		var server net.PacketConn
 		w.outside.must("UDP server", func() (err error) {
 			server, err = net.ListenPacket("udp", netip.AddrPortFrom(e.client, 53).String())

@@ -281,6 +281,9 @@ func TestRepeats(t *testing.T) {
 		if r.again(syn(i), now) {
 			wrong++
 		}
+		if i%each == 1 && r.again(syn(i), now) { // a copy
+			wrong++
+		}
 		if i >= rate && i%each == 0 && r.again(syn(i-rate), now) {
 			known++
 		}

@@ -183,11 +183,11 @@ func (c *Checker) rules() Rules {
 }
 
 // keep keeps a packet program up to date until ctx is done.
-func (c *Checker) keep(ctx context.Context, o Offload) {
+// The budget is its own: what the port reads is hardly any of the flood.
+func (c *Checker) keep(ctx context.Context, o Offload, budget Budget) {
 	const anyway = 100
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	budget := c.budget // of its own: what the port reads is hardly any of the flood
 	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
@@ -274,7 +274,8 @@ func (c *Checker) Run(ctx context.Context) error {
 	if o, ok := c.cfg.Port.(Offload); ok {
 		keeping, cancel := context.WithCancel(ctx)
 		var wg sync.WaitGroup
-		wg.Go(func() { c.keep(keeping, o) })
+		budget := c.budget
+		wg.Go(func() { c.keep(keeping, o, budget) })
 		defer wg.Wait()
 		defer cancel()
 	}

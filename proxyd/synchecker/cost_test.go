@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"runtime"
 	"testing"
+	"time"
 
 	"migrationsensor/proto"
 )
@@ -104,4 +105,24 @@ func benchmark(b *testing.B, f *fixture, p packet) {
 		f.c.handle(&frame, f.now)
 		f.verified = f.verified[:0]
 	}
+}
+
+func BenchmarkRepeats(b *testing.B) {
+	r, now := newRepeats(bloomBits), epoch0
+	frame := packet{options: linuxOptions}.frame(b)
+	var s segment
+	s.parse(&Frame{Data: frame})
+	b.Run("again", func(b *testing.B) {
+		for b.Loop() {
+			s.seq++
+			now = now.Add(time.Microsecond)
+			r.again(&s, now)
+		}
+	})
+	b.Run("ripen", func(b *testing.B) {
+		for b.Loop() {
+			now = now.Add(ripens)
+			r.turn(now)
+		}
+	})
 }

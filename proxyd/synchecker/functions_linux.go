@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+
 package synchecker
 
 import "github.com/cilium/ebpf/asm"
@@ -55,10 +57,14 @@ func (p *program) flowFunction() {
 }
 
 // claimFunction copies a preamble and checks its tag: r1 the context, r2 where in the frame it is, r3 64
-// bytes for it. They are laid out for the hash: 52 bytes, zeros, their length; then the tag.
+// bytes for it, r4 the class or less than 0, r5 now. The bytes are laid out for the hash: 52, zeros,
+// their length; then the tag.
 func (p *program) claimFunction() {
+	const key = -32 // of the agents' table: handle 16, class 8
 	p.at("claim")
 	p.mov(r6, r3)
+	p.store(fp, key+16, r4, size8)
+	p.mov(r9, r5)
 	p.load(r7, r1, 0, size4)
 	p.load(r8, r1, 4, size4)
 	p.add(asm.Add.Reg(r7, r2))
@@ -76,6 +82,20 @@ func (p *program) claimFunction() {
 	p.store(r6, 56, r1, size8)
 	p.load(r1, r7, 6, size2)
 	p.store(fp, -4, r1, size4)
+
+	p.load(r1, fp, key+16, size8)
+	p.add(asm.JSLT.Imm(r1, 0, "claim unlimited"))
+	for i := int16(0); i < 16; i += 8 {
+		p.load(r1, r6, 8+i, size8)
+		p.store(fp, key+i, r1, size8)
+	}
+	p.lookup(p.m.agents, key, "claim unlimited")
+	p.load(r1, r0, 0, size8)
+	p.set64(r2, inAdvance(agentRate, agentBurst))
+	p.add(asm.Add.Reg(r2, r9), asm.JLE.Reg(r1, r2, "claim unlimited"))
+	p.set(r0, claimLimited)
+	p.add(asm.Return())
+	p.at("claim unlimited")
 	p.lookup(p.m.masters, -4, "claim no")
 	p.mov(r2, r0)
 	p.mov(r1, r6)

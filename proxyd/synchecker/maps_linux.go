@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+
 package synchecker
 
 import (
@@ -99,16 +101,21 @@ const (
 	bucketAnswers = 64 * iota
 	bucketTooBig
 	bucketICMP
+	bucketSYN
+	bucketUDP
 	bucketRest
 	bucketPlain
 	bucketsSize
 )
 
-// Packets a second that pass up though nobody vouches for them. The kernel spends about a µs on each.
+// Packets a second that pass up though nobody vouches for them: never less than the firewall lets in, which
+// also knows what the machine itself sent, and thins out the rest. Each costs about a µs.
 const (
-	icmpRate  = darkICMPRate
-	restRate  = 10_000 // UDP to no connected socket, fragments, other protocols, TCP to other ports
-	plainRate = 10_000 // SYNs that the kernel wants for itself
+	icmpRate     = darkICMPRate
+	otherSYNRate = 1_000  // SYNs to ports that nobody guards
+	udpRate      = 20_000 // datagrams to no connected socket: to services, or masqueraded
+	restRate     = 50_000 // TCP to other ports without a socket, fragments, other protocols
+	plainRate    = 10_000 // SYNs to services that the kernel wants for itself, or that go elsewhere
 
 	// As the firewall has it for path MTU discovery.
 	darkICMPRate = 100
@@ -133,6 +140,18 @@ const (
 	classKnock
 	classFlight
 )
+
+// What claim finds.
+const (
+	claimForged = iota
+	claimGood
+	claimLimited
+)
+
+const oneSecond = 1_000_000_000 // ns
+
+// inAdvance is how far ahead of its rate a bucket may be so that it holds burst, ns.
+func inAdvance(rate, burst int64) uint64 { return uint64((burst - 1) * (oneSecond / rate)) }
 
 const (
 	seenRows = 1 << 20 // 16 MiB
@@ -208,11 +227,11 @@ func (m *shared) close() {
 	}
 }
 
-// load loads the program. Its licence is the text's second one: the kernel lends the helpers that make
-// its cookies to such programs only.
+// load loads the program. The kernel lends the helpers that make its cookies only to programs under the GPL, which is the
+// second licence of the files that write it.
 func (m *shared) load(f Filter) (*ebpf.Program, error) {
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "ms_synchecker", Type: ebpf.XDP, License: "Dual BSD/GPL", Instructions: f.packetProgram(m),
+		Name: "ms_synchecker", Type: ebpf.XDP, License: "GPL", Instructions: f.packetProgram(m),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load packet program: %w", err)

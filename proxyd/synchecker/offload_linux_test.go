@@ -213,6 +213,29 @@ func TestKernelVLAN(t *testing.T) {
 	})
 }
 
+// TestKernelKeysChange: the program follows the keyring, both ways.
+func TestKernelKeysChange(t *testing.T) {
+	l := newLiveBy(t, PathGeneric, Defend)
+	id := proto.KeyID{Gen: 2, Issuer: 3}
+	secret := proto.FleetKey{9}.ProxySecret(l.node, 2)
+	sport := uint16(2000)
+	keyed := func() bool {
+		sport++
+		p := proto.Preamble{Kind: proto.KindData, Key: id, Target: l.node, Time: time.Now(), Nonce: proto.NewNonce()}
+		before := l.c.Stats()
+		l.write(packet{src: client4, dst: wire4, sport: sport, payload: p.Append(nil, secret.Admission(proto.AgentID{byte(sport)}), l.node)}.frame(t))
+		wait(t, "the SYN is judged", func() bool { return l.c.Stats().SYNSeen > before.SYNSeen })
+		return l.c.Stats().Keyed > before.Keyed
+	}
+	if keyed() {
+		t.Error("a key that nobody gave is known")
+	}
+	l.c.cfg.Keys.Set(id, secret)
+	wait(t, "the new key is known", keyed)
+	l.c.cfg.Keys.Delete(id)
+	wait(t, "the key is forgotten", func() bool { return !keyed() })
+}
+
 // TestKernelDarkIsSilent: whatever a stranger sends to a hidden edge, its line stays quiet.
 func TestKernelDarkIsSilent(t *testing.T) {
 	eachProgram(t, func(t *testing.T, path Path) {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+
 package synchecker
 
 import (
@@ -363,11 +365,10 @@ func (p *program) live(label string) {
 
 // budget goes to label while a bucket lasts; rate is a second, and so is the burst.
 func (p *program) budget(bucket uint32, rate int64, label string) {
-	const second = 1_000_000_000
 	p.add(asm.LoadMapValue(r1, p.m.buckets.FD(), bucket))
 	p.load(r2, fp, frNow, size8)
-	p.set(r3, int32(second/rate))
-	p.set(r4, second)
+	p.set(r3, int32(oneSecond/rate))
+	p.set(r4, oneSecond)
 	p.sub("take")
 	p.add(asm.JNE.Imm(r0, 0, label))
 }
@@ -418,8 +419,8 @@ func (p *program) link() {
 	p.drop(statCookiesBad)
 
 	p.at("flight")
-	p.claim()
-	p.add(asm.JEq.Imm(r0, 0, "flight forged"))
+	p.claim(-1)
+	p.add(asm.JNE.Imm(r0, claimGood, "flight forged"))
 	// Proven by its cookie, so each address has a budget of its own.
 	p.load(r1, fp, frSource, size8)
 	p.store(fp, frClaim+8, r1, size8)
@@ -490,22 +491,24 @@ func (p *program) mix(h, isn, scratch asm.Register) {
 	p.add(asm.And.Imm32(isn, 0xffff), asm.RSh.Imm(h, 48), asm.LSh.Imm(h, 16), asm.Or.Reg(h, isn))
 }
 
-// claim leaves the preamble at frData in frClaim, and in r0 whether its tag is right.
-func (p *program) claim() {
+// claim leaves the preamble at frData in frClaim, and in r0 claimGood or why not. With a class, 0 or more,
+// it first looks whether the handle is over its rate in that: who replays a proof makes no work.
+func (p *program) claim(class int32) {
 	p.mov(r1, r6)
 	p.load(r2, fp, frData, size8)
 	p.addr(r3, fp, frClaim)
+	p.set(r4, class)
+	p.load(r5, fp, frNow, size8)
 	p.sub("claim")
 }
 
 // agent goes to label while what begins at frClaim+8, a handle or an address, keeps within its rate.
 func (p *program) agent(class int64, rate, burst int64, label string) {
-	const second = 1_000_000_000
 	p.put(fp, frClaim+24, class, size8)
 	p.addr(r1, fp, frClaim+8)
 	p.load(r2, fp, frNow, size8)
-	p.set(r3, int32(second/rate))
-	p.set64(r4, uint64((burst-1)*(second/rate)))
+	p.set(r3, int32(oneSecond/rate))
+	p.set64(r4, inAdvance(rate, burst))
 	p.sub("agent")
 	p.add(asm.JNE.Imm(r0, 0, label))
 }
@@ -524,10 +527,11 @@ func (p *program) syn() {
 	p.add(asm.JLT.Imm(r3, preambleLen, "ordinary"))
 	p.load(r1, fp, frData, size8)
 	p.add(asm.Add.Reg(r1, r7), asm.Add.Imm(r1, preambleLen), asm.JGT.Reg(r1, r8, "ordinary"))
-	p.claim()
-	p.add(asm.JEq.Imm(r0, 0, "forged"))
+	p.claim(classSYN)
+	p.add(asm.JEq.Imm(r0, claimForged, "forged"), asm.JEq.Imm(r0, claimLimited, "limited"))
 	p.timely("stale")
 	p.agent(classSYN, agentRate, agentBurst, "keyed")
+	p.at("limited")
 	p.count(statKeyedLimited)
 	p.goTo("ordinary")
 	p.at("forged")
@@ -845,9 +849,10 @@ func (p *program) knock() {
 	p.load(r1, fp, frL4, size8)
 	p.add(asm.Add.Imm(r1, udpLen))
 	p.store(fp, frData, r1, size8)
-	p.claim()
-	p.add(asm.JEq.Imm(r0, 0, "forged knock"))
+	p.claim(classKnock)
+	p.add(asm.JEq.Imm(r0, claimForged, "forged knock"), asm.JEq.Imm(r0, claimLimited, "limited knock"))
 	p.agent(classKnock, agentRate, agentBurst, "pass")
+	p.at("limited knock")
 	p.count(statKnocks)
 	p.drop(statKnockLimited)
 	p.at("forged knock")
@@ -866,7 +871,7 @@ func (p *program) udp() {
 	p.load(r3, fp, frFamily, size1)
 	p.sub("connected")
 	p.add(asm.JNE.Imm(r0, 0, "pass"))
-	p.budget(bucketRest, restRate, "pass")
+	p.budget(bucketUDP, udpRate, "pass")
 	p.drop(statFlooded)
 }
 
@@ -928,6 +933,8 @@ func (p *program) otherTCP() {
 	p.at("other syn")
 	p.load(r1, r9, ruleMode, size4)
 	p.add(asm.JEq.Imm(r1, int32(Dark), "flooded"))
+	p.budget(bucketSYN, otherSYNRate, "pass")
+	p.goTo("flooded")
 	p.at("other left")
 	p.budget(bucketRest, restRate, "pass")
 	p.goTo("flooded")

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+
 package synchecker
 
 import "github.com/cilium/ebpf/asm"
@@ -27,9 +29,10 @@ func (p *program) service() {
 
 	p.at("no listener") // it may be forwarded to another machine
 	p.add(asm.JEq.Imm(r1, int32(PlainDrop), "plain drop"))
+	p.load(r1, fp, frFlags, size8)
+	p.add(asm.JEq.Imm(r1, flagSYN, "plain up"))
 	p.budget(bucketRest, restRate, "pass")
-	p.at("plain drop")
-	p.drop(statPlainDropped)
+	p.goTo("plain drop")
 
 	p.at("listener")
 	p.store(fp, frFlow64, r0, size8)
@@ -49,8 +52,11 @@ func (p *program) service() {
 	p.at("plain syn")
 	p.cookieCall(asm.FnTcpGenSyncookie)
 	p.add(asm.JSGE.Imm(r0, 0, "plain cookie"))
+	p.at("plain up")
 	p.budget(bucketPlain, plainRate, "pass")
-	p.goTo("plain drop")
+	p.at("plain drop")
+	p.drop(statPlainDropped)
+
 	p.at("plain cookie")
 	p.add(asm.Mov.Reg32(r0, r0)) // above it: the MSS that it stands for
 	p.store(fp, frCookie, r0, size8)

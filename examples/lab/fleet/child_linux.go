@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -134,3 +135,14 @@ func Wait(ctx context.Context, limit time.Duration, what string, living []*Child
 		}
 	}
 }
+
+// Pipes joins a program's standard output and input, to speak net/rpc with it.
+type Pipes struct {
+	io.ReadCloser
+	In io.WriteCloser
+}
+
+func (p Pipes) Write(b []byte) (int, error) { return p.In.Write(b) }
+
+// Close ends both.
+func (p Pipes) Close() error { return errors.Join(p.In.Close(), p.ReadCloser.Close()) }

@@ -31,6 +31,9 @@ type Config struct {
 	Edge     Edge      // how the edges begin
 	Rescue   string    // as in proxyd.toml; empty: entries
 	Restless bool      // agents move as often as they are told: dwell 0, no limit of moves
+
+	// Cable is the name that p1's interface gets, whose cable is opened then (lab.World.OpenCable). Empty: it is as the others.
+	Cable string
 }
 
 // The kinds of node.
@@ -74,12 +77,14 @@ func DefaultServices() []Service {
 	}
 }
 
-// Edge is an edge's own settings: thresholds in packets/s, times, the SYN Checker's p (0 is 1), and how many new links it
-// takes each second (0 is its default).
+// Edge is an edge's own settings: thresholds in packets/s, times, the SYN Checker's p, data path and most answers a second
+// (what is not set is its default), and how many new links it takes each second (0 is its default).
 type Edge struct {
 	SYN, ICMP, UDP int
 	Quiet, Suspend time.Duration
 	P              float64
+	Path           string
+	Answers        int
 	Rate           int
 }
 
@@ -233,10 +238,19 @@ func (c Config) publics(port uint16) string {
 }
 
 // edgeConfig is an edge's own settings.
-func edgeConfig(p Paths, e Edge) string {
-	checker := "" // the budget
+func edgeConfig(p Paths, e Edge, dev string) string {
+	checker := "" // the budget, and the best path that there is
 	if e.P > 0 {
-		checker = fmt.Sprintf("\n[syn_checker]\nprobability = %g\n", e.P)
+		checker += fmt.Sprintf("probability = %g\n", e.P)
+	}
+	if e.Path != "" {
+		checker += fmt.Sprintf("path = %q\n", e.Path)
+	}
+	if e.Answers > 0 {
+		checker += fmt.Sprintf("answers = %d\n", e.Answers)
+	}
+	if checker != "" {
+		checker = "\n[syn_checker]\n" + checker
 	}
 	admission := ""
 	if e.Rate > 0 {
@@ -258,7 +272,15 @@ udp = %d
 [attack]
 quiet = %q
 suspend_after = %q
-%s%s`, p.State, p.Socket, lab.Uplink, e.SYN, e.ICMP, e.UDP, e.Quiet, e.Suspend, checker, admission)
+%s%s`, p.State, p.Socket, dev, e.SYN, e.ICMP, e.UDP, e.Quiet, e.Suspend, checker, admission)
+}
+
+// interfaceOf is the name of a node's interface to the internet.
+func (c Config) interfaceOf(name string) string {
+	if name == "p1" && c.Cable != "" {
+		return c.Cable
+	}
+	return lab.Uplink
 }
 
 // anchorConfig is an anchor's own settings.

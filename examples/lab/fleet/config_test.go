@@ -3,6 +3,7 @@ package fleet
 import (
 	"testing"
 
+	"migrationsensor/examples/lab"
 	"migrationsensor/proxyd"
 )
 
@@ -37,12 +38,12 @@ func TestConfigurationsAreProxyds(t *testing.T) {
 	if _, err := proxyd.ParseConfig("a1.toml", []byte(anchorConfig(p))); err != nil {
 		t.Error(err)
 	}
-	text := edgeConfig(p, Edge{SYN: 250, ICMP: 300, Quiet: 2e9, Suspend: 3e9, P: 0.25})
+	text := edgeConfig(p, Edge{SYN: 250, ICMP: 300, Quiet: 2e9, Suspend: 3e9, P: 0.25}, lab.Uplink)
 	c, err := proxyd.ParseConfig("p1.toml", []byte(text))
 	if err != nil || c.SYNChecker.Probability != 0.25 || c.Detector.Threshold.SYN != 250 || c.Detector.Threshold.UDP != 0 {
 		t.Errorf("%v: %+v\n%s", err, c, text)
 	}
-	text = edgeConfig(p, Edge{Quiet: 1e9, Suspend: 1e9})
+	text = edgeConfig(p, Edge{Quiet: 1e9, Suspend: 1e9}, lab.Uplink)
 	if c, err = proxyd.ParseConfig("p1.toml", []byte(text)); err != nil || c.SYNChecker.Probability != 0 || c.SYNChecker.Answers == 0 {
 		t.Errorf("%v: %+v: without a p the SYN Checker goes by its budget\n%s", err, c.SYNChecker, text)
 	}

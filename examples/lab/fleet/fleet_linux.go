@@ -17,6 +17,7 @@ import (
 type Fleet struct {
 	World  *lab.World
 	Origin *Origin
+	Cable  *lab.Cable // p1's, if Config.Cable opens it
 
 	cfg      Config
 	dirs     dirs
@@ -43,6 +44,11 @@ func New(ctx context.Context, c Config, say func(string, ...any)) (*Fleet, error
 	}
 	if err := errors.Join(f.addMachines(), f.serveTransfers()); err != nil {
 		return f, err
+	}
+	if c.Cable != "" {
+		if f.Cable, err = f.World.OpenCable(f.World.P1, lab.P1, c.Cable); err != nil {
+			return f, err
+		}
 	}
 	say("making the fleet: signing node%s", f.names())
 	if err := f.startSigner(ctx); err != nil {
@@ -170,7 +176,7 @@ func (f *Fleet) AgentToken(ctx context.Context, name string) error {
 
 func (f *Fleet) join(ctx context.Context, n Node) error {
 	p, name := f.dirs.of(n.Name), n.Name
-	text := edgeConfig(p, f.cfg.Edge)
+	text := edgeConfig(p, f.cfg.Edge, f.cfg.interfaceOf(n.Name))
 	if n.Kind == Anchor {
 		text = anchorConfig(p)
 	}
@@ -194,7 +200,7 @@ func (f *Fleet) Restart(ctx context.Context, name string, e Edge) error {
 		return err
 	}
 	p := f.dirs.of(name)
-	if err := os.WriteFile(p.Config, []byte(edgeConfig(p, e)), 0o600); err != nil {
+	if err := os.WriteFile(p.Config, []byte(edgeConfig(p, e, f.cfg.interfaceOf(name))), 0o600); err != nil {
 		return err
 	}
 	if err := f.Revive(name); err != nil {

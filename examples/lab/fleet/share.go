@@ -1,6 +1,10 @@
 package fleet
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"migrationsensor/examples/lab"
+)
 
 // What the lab in memory shares with the one on the real kernel: the same files describe both fleets.
 
@@ -11,7 +15,7 @@ func (c *Config) Fill() error { return c.fill() }
 func (c Config) SignText(p Paths) string { return signConfig(p, c) }
 
 // EdgeText is an edge's configuration.
-func EdgeText(p Paths, e Edge) string { return edgeConfig(p, e) }
+func EdgeText(p Paths, e Edge) string { return edgeConfig(p, e, lab.Uplink) }
 
 // AgentText is an agent's configuration; probe is "warm" or "each".
 func (c Config) AgentText(p Paths, probe string) string { return agentConfig(p, probe, c.Restless) }

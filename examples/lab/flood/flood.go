@@ -18,6 +18,7 @@ import (
 const (
 	MaxRate = 200_000
 	MaxTime = 10 * time.Minute
+	MaxData = 256 // payloads to choose from
 )
 
 // ErrRefused says that the tool was asked for something outside the lab.
@@ -44,8 +45,9 @@ type Config struct {
 	Ports   int          // and from so many random ports, 0 = all of them: who tracks connections on the way remembers each pair
 	Rate    int          // packets per second
 	Time    time.Duration
-	Count   int // packets at most, 0 = as many as Rate and Time give
-	Size    int // payload of ICMP and UDP
+	Count   int      // packets at most, 0 = as many as Rate and Time give
+	Size    int      // payload of ICMP and UDP; a SYN carries so many random bytes
+	Data    [][]byte // a SYN carries one of these, all of one length, instead: replays of what others have sent
 	Seed    uint64
 }
 
@@ -89,6 +91,22 @@ func (c Config) Check() error {
 	}
 	if c.Size < 0 || c.Size > 1400 {
 		return fmt.Errorf("%w: size %d: use 0 to 1400 bytes", ErrRefused, c.Size)
+	}
+	return c.checkData()
+}
+
+// checkData refuses payloads that no packet of the flood can carry.
+func (c Config) checkData() error {
+	if len(c.Data) == 0 {
+		return nil
+	}
+	if c.Kind != SYN || c.Size != 0 || len(c.Data) > MaxData {
+		return fmt.Errorf("%w: %d payloads with kind %s and size %d: use up to %d with kind syn and no size", ErrRefused, len(c.Data), c.Kind, c.Size, MaxData)
+	}
+	for _, d := range c.Data {
+		if len(d) != len(c.Data[0]) || len(d) == 0 || len(d) > 1400 {
+			return fmt.Errorf("%w: a payload of %d bytes beside one of %d: use one length, 1 to 1400", ErrRefused, len(d), len(c.Data[0]))
+		}
 	}
 	return nil
 }
@@ -135,6 +153,10 @@ func (c Config) template() frame.Packet {
 	case SYN:
 		p.Proto, p.Flags, p.Window = frame.TCP, frame.SYN, 64240
 		p.Options = []byte{2, 4, 5, 0xb4} // MSS 1460
+		p.Payload = make([]byte, c.Size)
+		if len(c.Data) > 0 {
+			p.Payload = c.Data[0]
+		}
 	case ICMP:
 		p.Proto, p.Type, p.Payload = frame.ICMP, 8, make([]byte, c.Size)
 		if p.Dst.Is6() {

@@ -82,12 +82,27 @@ func vary(f []byte, c Config, random *rand.Rand) {
 	case frame.TCP:
 		binary.BigEndian.PutUint16(v.Segment, port)
 		binary.BigEndian.PutUint32(v.Segment[4:], random.Uint32())
+		carry(v.Segment[synHeader:], c, random)
 	case frame.UDP:
 		binary.BigEndian.PutUint16(v.Segment, port)
 	default:
 		binary.BigEndian.PutUint32(v.Segment[4:], random.Uint32())
 	}
 	frame.Sum(f)
+}
+
+// synHeader is the length of our SYN's header, with its one option.
+const synHeader = 24
+
+// carry gives a SYN another payload, if it has any.
+func carry(payload []byte, c Config, random *rand.Rand) {
+	if len(c.Data) > 0 {
+		copy(payload, c.Data[random.IntN(len(c.Data))])
+		return
+	}
+	for i := range payload {
+		payload[i] = byte(random.Uint32())
+	}
 }
 
 // randomize fills the bits of an address behind its prefix.

@@ -37,12 +37,17 @@ func Enter() error {
 		return err
 	}
 	defer r.Close()
-	cmd := innerCommand(w)
+	threads, err := serveThreads()
+	if err != nil {
+		return err
+	}
+	cmd := innerCommand(w, threads)
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
 	err = cmd.Start()
 	w.Close()
+	threads.Close()
 	if err != nil {
 		return fmt.Errorf("%w: %w; %s", ErrNoSandbox, err, namespaceHint())
 	}
@@ -60,12 +65,12 @@ func Enter() error {
 	return nil
 }
 
-func innerCommand(ready *os.File) *exec.Cmd {
+func innerCommand(ready, threads *os.File) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = os.Args
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.ExtraFiles = []*os.File{ready}
+	cmd.ExtraFiles = []*os.File{ready, threads}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID,
 		Pdeathsig:  syscall.SIGKILL,
@@ -83,7 +88,7 @@ func innerCommand(ready *os.File) *exec.Cmd {
 func enterInside() error {
 	os.Unsetenv(inside)
 	ready := os.NewFile(readyFD, "ready")
-	if err := furnish(); err != nil {
+	if err := errors.Join(reachThreads(), furnish()); err != nil {
 		ready.WriteString(err.Error())
 		os.Exit(1)
 	}

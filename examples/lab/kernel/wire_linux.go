@@ -48,6 +48,17 @@ func Veth(a, b *Plug) error {
 	return nil
 }
 
+// Unplug removes an interface, and the other end of its wire.
+func (n *Namespace) Unplug(dev string) error {
+	return n.Do(func() error {
+		link, err := netlink.LinkByName(dev)
+		if err != nil {
+			return fmt.Errorf("%s: %w", dev, err)
+		}
+		return netlink.LinkDel(link)
+	})
+}
+
 // Bridge makes a bridge in n. Ports are added to it with Attach.
 func (n *Namespace) Bridge(name string) error {
 	err := n.Do(func() error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/rpc"
 	"os"
 	"os/exec"
@@ -40,15 +39,6 @@ type crowd struct {
 	agents int
 }
 
-// pipes joins a process's standard output and input.
-type pipes struct {
-	io.ReadCloser
-	in io.WriteCloser
-}
-
-func (p pipes) Write(b []byte) (int, error) { return p.in.Write(b) }
-func (p pipes) Close() error                { return errors.Join(p.in.Close(), p.ReadCloser.Close()) }
-
 // newCrowd starts agents in the crowd's namespace and connects each to the echo. first numbers them, so that a later crowd has
 // other addresses and keys.
 func newCrowd(ctx context.Context, f *fleet.Fleet, ns *kernel.Namespace, agents, first int, how rhythm, limit time.Duration) (*crowd, error) {
@@ -74,7 +64,7 @@ func newCrowd(ctx context.Context, f *fleet.Fleet, ns *kernel.Namespace, agents,
 	if err := ns.Start(c.cmd); err != nil {
 		return nil, fmt.Errorf("start the crowd: %w", err)
 	}
-	c.client = rpc.NewClient(pipes{out, in})
+	c.client = rpc.NewClient(fleet.Pipes{ReadCloser: out, In: in})
 	return c, c.join(ctx, app.CrowdConfig{
 		Watched: how.watched, Every: how.every, Rarely: how.rarely, Token: token, State: filepath.Join(f.Work(), "crowd"), Source: lab.Crowd4, First: first, Limit: limit,
 	})

@@ -48,6 +48,7 @@ type cli struct {
 	Paper   paperCmd         `cmd:"" help:"Measure the paper's tables side by side. Exit status 0 is PASS, 3 is slow: only goals of time were missed."`
 	Connect connectCmd       `cmd:"" help:"Measure connect and 760 KB through MS against the plain proxy, interleaved."`
 	Migrate migrateCmd       `cmd:"" help:"Measure what a connection feels of a move. Exit status 0 is PASS, 3 is slow: only goals of time were missed."`
+	Edge    edgeCmd          `cmd:"" help:"Measure an edge under a flood of SYNs, beside what Linux has. Exit status 0 is PASS, 3 is slow: only goals of time were missed."`
 	Flood   floodCmd         `cmd:"" help:"Flood an address of the lab, from within the lab only."`
 	Scan    scanCmd          `cmd:"" help:"Look for a hidden proxy from within the lab, and compare with an unused address."`
 	Fetch   fetchCmd         `cmd:"" hidden:"" help:"Fetch a URL as curl does, for machines without curl."`
@@ -56,6 +57,7 @@ type cli struct {
 	Dial    dialCmd          `cmd:"" hidden:"" help:"Connect and pass the connection to ssh, for its ProxyCommand with ProxyUseFdpass."`
 	Proxy   paperProxyCmd    `cmd:"" hidden:"" name:"paper-proxy" help:"One role of the proxy of the paper, made anew."`
 	Crowd   crowdCmd         `cmd:"" hidden:"" help:"Many agents in one process, told what to do on standard input (net/rpc)."`
+	Visitor visitorCmd       `cmd:"" hidden:"" help:"Many clients in one process, told what to do on standard input (net/rpc)."`
 	Origin  originCmd        `cmd:"" hidden:"" help:"The far end of transfers."`
 	Send    transferCmd      `cmd:"" hidden:"" name:"transfer" help:"Send and receive at once and compare digests."`
 	Version kong.VersionFlag `help:"Print the version and exit."`
@@ -70,6 +72,7 @@ Example:
   ms-lab compose                    # the same in containers
   ms-lab paper                      # the paper's tables, side by side
   ms-lab migrate                    # what a connection feels of a move
+  ms-lab edge                       # an edge under millions of SYNs, beside what Linux has
   ms-lab connect                    # what a connection costs`
 
 // run parses and runs one command.
