@@ -68,6 +68,12 @@ func (h *hands) pass(p Port, frames [][]byte) (int, error) {
 	return len(frames), nil
 }
 
+func (h *hands) holds(hold func(nth int, frame []byte) []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.hold = hold
+}
+
 func (h *hands) replies() [][]byte {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -176,7 +182,7 @@ func TestF5ForgedTransfer(t *testing.T) {
 		rand.Read(noise)
 		noise[0], noise[1] = proto.SealedFirst, proto.Version
 		other := transferred(proto.AgentID{2}, netip.AddrPortFrom(client4, 1)).Seal(l.preambleAt(proto.KindControl, 2, time.Now()), l.keys(2))
-		h.hold = func(nth int, frame []byte) []byte {
+		h.holds(func(nth int, frame []byte) []byte {
 			switch nth {
 			case 1:
 				return rewritten(t, frame, noise)
@@ -186,7 +192,7 @@ func TestF5ForgedTransfer(t *testing.T) {
 				return rewritten(t, frame, other[:])
 			}
 			return frame
-		}
+		})
 		d, to := l.dialer(id)
 		wantSent(t, d, to)
 		if n := d.Forged.Load(); n != 3 || len(h.replies()) != 4 {
@@ -203,14 +209,12 @@ func TestF6TransferOfAnotherAttempt(t *testing.T) {
 		d, to := l.dialer(proto.AgentID{1})
 		wantSent(t, d, to)
 		old := payload(h.replies()[0])
-		h.mu.Lock()
-		h.hold = func(nth int, frame []byte) []byte {
+		h.holds(func(nth int, frame []byte) []byte {
 			if nth == 2 {
 				return rewritten(t, frame, old)
 			}
 			return frame
-		}
-		h.mu.Unlock()
+		})
 		wantSent(t, d, to)
 		if n := d.Forged.Load(); n != 1 || len(h.replies()) != 3 {
 			t.Errorf("%d refused, %d replies seen, want 1 and 3", n, len(h.replies()))
@@ -548,6 +552,30 @@ func (l *live) admit(a netip.Addr) {
 		}
 		return nil
 	})
+}
+
+// TestF12NeitherAnswer: nobody answers, neither the kernel nor the checker. The agent dials four times, each with a SYN of a
+// connection of its own, and gives up when its time is over.
+func TestF12NeitherAnswer(t *testing.T) {
+	t.Parallel()
+	l := newLive(t, Dark)
+	frames := l.w.capture()
+	d, to := l.dialer(proto.AgentID{1})
+	d.Timeout = 1200 * time.Millisecond // the last dial is after 1 s
+	_, err := d.Dial(t.Context(), to, proto.KindControl, to.Node)
+	if !errors.Is(err, context.DeadlineExceeded) && !isTimeout(err) {
+		t.Errorf("got %v, want a timeout", err)
+	}
+	dials := map[netip.AddrPort]bool{}
+	var s segment
+	for _, f := range frames() {
+		if s.parse(&Frame{Data: f}) && s.proto == protoTCP && s.dport == testPort && s.flags&flagSYN != 0 {
+			dials[s.from()] = true
+		}
+	}
+	if len(dials) != 4 {
+		t.Errorf("SYNs of %d connections, want 4: %v", len(dials), dials)
+	}
 }
 
 // TestF36KnockAfterEviction: an agent whose door was closed for somebody else's, or never opened, knocks again at once and is
