@@ -396,7 +396,7 @@ func TestProgramHints(t *testing.T) {
 	for i := range 3000 {
 		a := netip.AddrFrom4([4]byte{198, 19, byte(i >> 8), byte(i)})
 		if i%2 == 1 {
-			a = netip.AddrFrom16([16]byte{0x20, 0x01, 0, 2, 14: byte(i >> 8), 15: byte(i)})
+			a = netip.AddrFrom16([16]byte{0x20, 0x01, 0, 2, 9: 1, 14: byte(i >> 8), 15: byte(i)})
 		}
 		all = append(all, Admission{a, time.Now().Add(time.Hour)})
 	}
