@@ -111,7 +111,7 @@ func openXDP(ifname string, f Filter, path Path, packets *packetPort) (*xdpPort,
 	if err != nil {
 		d.close()
 		if id := attachedTo(ifi.Index); id != 0 {
-			return nil, fmt.Errorf("another packet program, id %d, is attached already (ip link set dev %s xdp off removes it)", id, ifname)
+			return nil, fmt.Errorf("another packet program, id %d, is attached already (stop who put it there; if nobody holds it any more: ip link set dev %s xdp off)", id, ifname)
 		}
 		return nil, reason(err, path)
 	}
