@@ -34,12 +34,12 @@ type Agent struct {
 	ready    chan struct{}
 	isReady  sync.Once
 
-	events           events
-	moved, transfers atomic.Uint64
-	wg               sync.WaitGroup // of spawn
-	dialers          dialers
-	networks         link.Networks // those that eat keyed SYNs
-	completeMu       sync.Mutex    // one complete at a time
+	events                   events
+	moved, transfers, forged atomic.Uint64
+	wg                       sync.WaitGroup // of spawn
+	dialers                  dialers
+	networks                 link.Networks // those that eat keyed SYNs
+	completeMu               sync.Mutex    // one complete at a time
 
 	// guards what follows. A tether takes it while it holds its own mu; whoever holds this one takes no tether's, and calls
 	// nothing of a tether but up, ended and what was set once.

@@ -72,6 +72,7 @@ type Counts struct {
 	Opened, Refused, TimedOut, Failed, Direct uint64 // connections
 	Moves                                     uint64 // to another proxy because the current one asked (MIGRATE)
 	Transfers                                 uint64 // to another proxy because one answered a link so (TRANSFER)
+	Forged                                    uint64 // answers to our dials that were no proxy's, see link.ErrGarbage
 	TUNPackets                                uint64
 }
 
@@ -136,7 +137,7 @@ func (a *Agent) Status() Status {
 		Version: a.sys.Version, Probe: a.cfg.Probe, Sessions: []SessionStatus{}, Links: []LinkStatus{}, Protected: []string{}, Events: a.events.list(),
 		Counts: Counts{
 			Opened: now.Opened, Refused: now.Refused, TimedOut: now.TimedOut, Failed: now.Failed, Direct: now.Direct,
-			Moves: a.moved.Load(), Transfers: a.transfers.Load(),
+			Moves: a.moved.Load(), Transfers: a.transfers.Load(), Forged: a.forged.Load(),
 		},
 	}
 	for _, n := range a.networks.List(a.sys.Now()) {

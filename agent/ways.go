@@ -212,7 +212,7 @@ func (a *Agent) edgeName(t proto.Target) string {
 func (a *Agent) dialer(creds link.Credentials, wait time.Duration) *link.Dialer {
 	d := &link.Dialer{
 		Creds: creds, DialContext: a.sys.Dial, Knock: a.sys.Knock, Clock: a.sys.Now, Timeout: wait, Log: a.log,
-		KeyedSYN: true, Networks: &a.networks, SRTT: a.srtt,
+		KeyedSYN: true, Networks: &a.networks, SRTT: a.srtt, Forged: &a.forged,
 	}
 	if a.machine != nil {
 		d.Control = a.machine.Control

@@ -11,12 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernelCounter has one packet socket a kind. A socket's filter picks the kind, its receive
-// buffer is full after the first few packets, and what does not fit is only counted: that is
-// the cheapest way to have the kernel count, and it misses nothing.
+// kernelCounter has one packet socket a kind. Its receive buffer is full after the first few packets, and what does not fit
+// is only counted: that is the cheapest way to have the kernel count, and it misses nothing. The sockets are a fanout group,
+// so that a packet meets one program, which says whose it is, and one socket; what is of no other kind is the first one's, and
+// all packets are the sum.
 type kernelCounter struct {
 	ifname  string
 	filters [Kinds][]bpf.RawInstruction // set once
+	sorter  []bpf.RawInstruction
 
 	ctl    int        // for ioctl; keeps the network namespace
 	index  int        // of the interface that the sockets are bound to
@@ -33,13 +35,15 @@ type kernelCounter struct {
 // million packets/s.
 func OpenCounter(ifname string, to ...netip.Addr) (Counter, error) {
 	c := &kernelCounter{ifname: ifname, ctl: -1, socks: [Kinds]int{-1, -1, -1, -1}}
+	var err error
 	for k := range Kind(Kinds) {
-		var err error
 		if c.filters[k], err = filter(k, to); err != nil {
 			return nil, err
 		}
 	}
-	var err error
+	if c.sorter, err = sorter(); err != nil {
+		return nil, err
+	}
 	if c.ctl, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
 		return nil, fmt.Errorf("count packets at %s: %w", ifname, err)
 	}
@@ -91,6 +95,9 @@ func (c *kernelCounter) collect() error {
 			return fmt.Errorf("read %s count of %s: %w", Kind(k), c.ifname, err)
 		}
 		c.counts[k] += uint64(s.Packets) // with those that did not fit
+		if Kind(k) != All {
+			c.counts[All] += uint64(s.Packets)
+		}
 	}
 	return nil
 }
@@ -115,13 +122,47 @@ func (c *kernelCounter) open() error {
 	if err != nil {
 		return err
 	}
-	for k := range Kind(Kinds) {
-		if c.socks[k], err = openCounting(index, c.filters[k]); err != nil {
-			c.closeSockets()
-			return fmt.Errorf("count %s packets at %s: %w", k, c.ifname, remedy(err))
-		}
+	if err := c.group(index); err != nil {
+		c.closeSockets()
+		return fmt.Errorf("count packets at %s: %w", c.ifname, remedy(err))
 	}
 	c.index = index
+	return nil
+}
+
+// group opens the sockets. They refuse everything until the group is whole, so nothing is counted twice.
+func (c *kernelCounter) group(index int) (err error) {
+	const kind = unix.PACKET_FANOUT_CBPF | unix.PACKET_FANOUT_FLAG_IGNORE_OUTGOING
+	join := kind | unix.PACKET_FANOUT_FLAG_UNIQUEID // the first one has the kernel choose a number
+	id := 0
+	for k := range c.socks {
+		if c.socks[k], err = openCounting(index, []bpf.RawInstruction{{Op: unix.BPF_RET | unix.BPF_K}}); err != nil {
+			return err
+		}
+		if err := unix.SetsockoptInt(c.socks[k], unix.SOL_PACKET, unix.PACKET_FANOUT, id|join<<16); err != nil {
+			return fmt.Errorf("join a fanout group: %w", err)
+		}
+		if id, err = unix.GetsockoptInt(c.socks[k], unix.SOL_PACKET, unix.PACKET_FANOUT); err != nil {
+			return fmt.Errorf("number of the fanout group: %w", err)
+		}
+		id, join = id&0xffff, kind
+	}
+	if err := attach(c.socks[All], unix.SOL_PACKET, unix.PACKET_FANOUT_DATA, c.sorter); err != nil {
+		return err
+	}
+	for k, f := range c.filters {
+		if err := attach(c.socks[k], unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func attach(fd, level, option int, f []bpf.RawInstruction) error {
+	prog := unix.SockFprog{Len: uint16(len(f)), Filter: (*unix.SockFilter)(unsafe.Pointer(&f[0]))}
+	if err := unix.SetsockoptSockFprog(fd, level, option, &prog); err != nil {
+		return fmt.Errorf("attach filter: %w", err)
+	}
 	return nil
 }
 
@@ -148,9 +189,8 @@ func openCounting(index int, f []bpf.RawInstruction) (fd int, err error) {
 			fd = -1
 		}
 	}()
-	prog := unix.SockFprog{Len: uint16(len(f)), Filter: (*unix.SockFilter)(unsafe.Pointer(&f[0]))}
-	if err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog); err != nil {
-		return fd, fmt.Errorf("attach filter: %w", err)
+	if err = attach(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, f); err != nil {
+		return fd, err
 	}
 	if err = unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
 		return fd, fmt.Errorf("ignore outgoing packets (needs Linux 4.20): %w", err)

@@ -34,9 +34,64 @@ const (
 	tcpSYN, tcpACK = 0x02, 0x10
 )
 
-// scratch slot of a filter: the protocol that follows the headers walked so far. Register X has
-// the offset of that protocol's header.
-const slotProto = 0
+// scratch slots of a filter: the protocol that follows the headers walked so far, and whether this is a later fragment.
+// Register X has the offset of that protocol's header.
+const (
+	slotProto = 0
+	slotLater = 1
+)
+
+// sorter returns the program that says of which kind a packet is: its value is the Kind, All for what is of no other.
+// Addresses it leaves to the filters.
+func sorter() ([]bpf.RawInstruction, error) {
+	var a assembler
+	a.add(bpf.LoadConstant{Dst: bpf.RegA, Val: 0})
+	a.add(bpf.StoreScratch{Src: bpf.RegA, N: slotLater})
+	a.add(bpf.LoadExtension{Num: bpf.ExtProto})
+	a.jump(bpf.JumpEqual, etherIPv4, "ipv4", "")
+	a.jump(bpf.JumpEqual, etherIPv6, "ipv6", "all")
+
+	a.label("ipv4")
+	a.add(bpf.LoadAbsolute{Off: 6, Size: 2})
+	a.add(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0x1fff})
+	a.add(bpf.StoreScratch{Src: bpf.RegA, N: slotLater})
+	a.add(bpf.LoadMemShift{Off: 0}) // X = header length
+	a.add(bpf.LoadAbsolute{Off: 9, Size: 1})
+	a.jump(bpf.JumpEqual, protoICMP, "icmp", "")
+	a.goTo("protocol")
+
+	a.label("ipv6")
+	a.add(bpf.LoadConstant{Dst: bpf.RegX, Val: 40})
+	a.add(bpf.LoadAbsolute{Off: 6, Size: 1})
+	a.add(bpf.StoreScratch{Src: bpf.RegA, N: slotProto})
+	for n := range maxExtensions {
+		a.extension(All, n)
+	}
+	a.label("ipv6 protocol")
+	a.add(bpf.LoadScratch{Dst: bpf.RegA, N: slotProto})
+	a.jump(bpf.JumpEqual, protoICMPv6, "icmp", "")
+
+	a.label("protocol")
+	a.jump(bpf.JumpEqual, protoUDP, "udp", "")
+	a.jump(bpf.JumpEqual, protoTCP, "", "all")
+	a.add(bpf.LoadScratch{Dst: bpf.RegA, N: slotLater})
+	a.jump(bpf.JumpEqual, 0, "", "all")
+	a.add(bpf.LoadIndirect{Off: tcpFlagsOffset, Size: 1})
+	a.add(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: tcpSYN | tcpACK})
+	a.jump(bpf.JumpEqual, tcpSYN, "syn", "all")
+	for _, k := range []struct {
+		label string
+		kind  Kind
+	}{{"all", All}, {"syn", SYN}, {"icmp", ICMP}, {"udp", UDP}} {
+		a.label(k.label)
+		a.add(bpf.RetConstant{Val: uint32(k.kind)})
+	}
+	raw, err := a.assemble()
+	if err != nil {
+		return nil, fmt.Errorf("program that sorts packets: %w", err)
+	}
+	return raw, nil
+}
 
 // filter returns the program that accepts packets of a kind, addressed to one of the addresses
 // if there are any. Fragments count by their IP protocol; only a first one can be a SYN.
@@ -122,9 +177,15 @@ func (a *assembler) extension(k Kind, n int) {
 	a.jump(bpf.JumpEqual, extFragment, fragment, "ipv6 protocol")
 
 	a.label(fragment)
-	if k == SYN {
+	switch k {
+	case SYN:
 		a.add(bpf.LoadIndirect{Off: 2, Size: 2})
 		a.jump(bpf.JumpBitsSet, 0xfff8, "reject", "") // not the first fragment
+	case All: // of the sorter
+		a.add(bpf.LoadIndirect{Off: 2, Size: 2})
+		a.add(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xfff8})
+		a.add(bpf.StoreScratch{Src: bpf.RegA, N: slotLater})
+	case ICMP, UDP:
 	}
 	a.next()
 	a.add(bpf.LoadConstant{Dst: bpf.RegA, Val: 8})

@@ -102,6 +102,18 @@ func (d *door) note(a admission) {
 	d.admits++
 }
 
+// evicted is told by the firewall whose doors it closed, as too many were open.
+func (d *door) evicted(addrs []netip.Addr) {
+	if err := d.e.port.Admit(nil, addrs); err != nil {
+		d.e.log.Warn("addresses still admitted by the packet program", "count", len(addrs), "err", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, a := range addrs {
+		delete(d.known, a)
+	}
+}
+
 // open queues an admission; it never blocks.
 func (d *door) open(addr netip.Addr, ttl time.Duration) {
 	select {

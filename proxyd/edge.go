@@ -228,7 +228,7 @@ func (e *edge) plainServices(doc *proto.FleetDoc) (out []packethandler.Service) 
 func (e *edge) firewallConfig(doc *proto.FleetDoc) firewall.Config {
 	cfg := firewall.Config{
 		Interfaces: []string{e.line()}, Addrs: e.self.Public, LinkPort: e.self.LinkPort,
-		Hidden: e.hidden, Allow: e.allowed(), Log: e.log,
+		Hidden: e.hidden, Allow: e.allowed(), Log: e.log, Evicted: e.door.evicted,
 	}
 	if ifname, err := e.host.Interface(e.self.Backplane.Addr()); err == nil && ifname != e.line() {
 		cfg.Inside = []string{ifname}

@@ -121,7 +121,7 @@ func (e *edge) allCounts() map[string]uint64 {
 	})
 	if e.firewall != nil {
 		if f, err := e.firewall.Stats(); err == nil {
-			out["dropped"] = f.Dropped
+			out["dropped"], out["evicted"] = f.Dropped, f.Evicted
 		}
 	}
 	return out

@@ -33,6 +33,7 @@ type Dialer struct {
 	KeyedSYN bool                 // carry the first flight in the SYN (Linux; ignored with DialContext)
 	Networks *Networks            // those that eat such SYNs, shared by all Dialers of an agent; nil: its own
 	Timeout  time.Duration        // of each step; 0: 5 s
+	Forged   *atomic.Uint64       // counts the answers that were garbage (ErrGarbage); nil: nobody does
 	Log      *slog.Logger
 
 	skew atomic.Int64 // from a sealed REJECT(clock): proxy's clock minus ours

@@ -13,8 +13,9 @@
 // On Linux the SYN carries that flight too (a keyed SYN, TCP_FASTOPEN_NO_COOKIE): a proxy under attack always answers such
 // a SYN, an ordinary listener takes the data after the handshake. A kernel that repeats a SYN leaves the data out; so a
 // lost one is followed by a fresh dial after 250 ms or 1.5 SRTT, each with a nonce of its own, and an ordinary connect runs
-// beside them: 0, 250, 500 and 1,000 ms. The first answer counts. Networks remembers where keyed SYNs get lost; there the
-// ordinary one goes first. Only a proxy's link port is ever dialled so.
+// beside them: 0, 250, 500 and 1,000 ms. The first answer counts, unless it is garbage, in whose
+// place a later dial may hear a genuine one. Networks remembers where keyed SYNs get lost; there the ordinary one goes first.
+// Only a proxy's link port is ever dialled so.
 //
 // Dialer is the agent's side. Dial makes one attempt; Follow also goes where sealed replies send it,
 // the paper's rewrite of the destination, by the rules of a bounded chase. Acceptor is the proxy's

@@ -250,24 +250,27 @@ func TestAnswersThatAreNotOurs(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			c, err := l.Accept()
-			if err != nil {
-				return
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				io.ReadFull(c, make([]byte, 200))
+				x.answer(c)
+				c.(*net.TCPConn).CloseWrite()
+				io.Copy(io.Discard, c)
+				c.Close()
 			}
-			io.ReadFull(c, make([]byte, 200))
-			x.answer(c)
-			c.(*net.TCPConn).CloseWrite()
-			io.Copy(io.Discard, c)
-			c.Close()
 		}()
 		node := proto.NewNodeID()
 		at := addrPort(l.Addr())
 		tgt := proto.Target{Addr4: at.Addr(), Port: at.Port(), Node: node, Keys: proto.Secret{}.Admission(id)}
-		if _, err := (&Dialer{Creds: creds}).Dial(t.Context(), tgt, proto.KindControl, node); !errors.Is(err, x.want) {
+		const once = 2*minRedial - 1 // the next dial would be later
+		if _, err := (&Dialer{Creds: creds, Timeout: once}).Dial(t.Context(), tgt, proto.KindControl, node); !errors.Is(err, x.want) {
 			t.Errorf("%s: got %v, want %v", x.name, err, x.want)
 		}
-		<-done
 		l.Close()
+		<-done
 	}
 }
 

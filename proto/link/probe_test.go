@@ -53,7 +53,7 @@ func TestProbeTakesNoOtherAnswer(t *testing.T) {
 		"a reply of somebody":   make([]byte, proto.SealedLen),
 		"a reply that is short": {proto.SealedFirst, proto.Version},
 	} {
-		d := &Dialer{Creds: creds, DialContext: func(context.Context, string, string) (net.Conn, error) {
+		d := &Dialer{Creds: creds, Timeout: minRedial, DialContext: func(context.Context, string, string) (net.Conn, error) {
 			near, far := net.Pipe()
 			go func() {
 				defer far.Close()

@@ -174,10 +174,11 @@ func idle(ctx context.Context, running int) <-chan struct{} {
 	return ctx.Done()
 }
 
-// decides reports whether an answer ends the race. What a told target says may change, as its door opens.
+// decides reports whether an answer ends the race. What a told target says may change, as its door opens; and a forged
+// answer may be followed by a genuine one.
 func (r *race) decides(res result) bool {
 	_, sealed := errors.AsType[*SealedError](res.err)
-	return res.link != nil || sealed || res.heard && !r.a.told
+	return res.link != nil || sealed || res.heard && !r.a.told && !errors.Is(res.err, ErrGarbage)
 }
 
 // begin starts the dials that are due.
@@ -224,12 +225,16 @@ func later(a, b time.Time) time.Time {
 }
 
 // failed leaves out the steps that would fail likewise, and lets the next one begin without waiting. A told target is
-// dialled in its time: a refusal may come before its door is open.
+// dialled in its time: a refusal may come before its door is open. So is one in whose place somebody else answered.
 func (r *race) failed(res result) {
 	if !slices.ContainsFunc(r.errs, func(e error) bool { return e.Error() == res.err.Error() }) {
 		r.errs = append(r.errs, res.err)
 	}
 	switch {
+	case errors.Is(res.err, ErrGarbage):
+		if r.d.Forged != nil {
+			r.d.Forged.Add(1)
+		}
 	case !r.a.told:
 		r.steps = slices.DeleteFunc(r.steps, func(s step) bool {
 			return s.at == res.dial.at && (s.keyed || !res.dial.keyed)

@@ -68,6 +68,12 @@ func (f *Firewall) apply(reqs []request) error {
 		return err
 	}
 	f.table.commit(c)
+	if room := c.evict[c.asked:]; len(room) > 0 {
+		f.evicted += uint64(len(room))
+		if f.plan.cfg.Evicted != nil {
+			f.plan.cfg.Evicted(room)
+		}
+	}
 	return nil
 }
 
@@ -93,7 +99,8 @@ func newTable(max int) *table {
 // change is what requests come to.
 type change struct {
 	admit []admission
-	evict []netip.Addr // also those that make room
+	evict []netip.Addr // those that were asked for, then those that make room
+	asked int          // how many are the former
 }
 
 // change works out what the kernel must be told and changes nothing itself.
@@ -123,6 +130,7 @@ func (t *table) change(reqs []request, now time.Time) change {
 			}
 		}
 	}
+	c.asked = len(c.evict)
 	for e := t.order.Front(); e != nil && t.order.Len()+fresh > t.max; e = e.Next() {
 		if addr := e.Value.(*door).addr; !named(want, addr) {
 			c.evict = append(c.evict, addr)

@@ -25,6 +25,10 @@ type Config struct {
 	Inside []string       // interfaces through which packets for Addrs may come all the same: the backplane. A hidden edge's
 	Allow  []netip.Prefix // peers and management: never dropped
 	Log    *slog.Logger
+
+	// Evicted is told whose door was closed for somebody else's, as there were too many. It must not call the Firewall. May
+	// be nil.
+	Evicted func([]netip.Addr)
 }
 
 // Plain is how new clients without an agent are taken while an edge defends (PROTOCOL, "Which door is open").
@@ -61,6 +65,7 @@ type Stats struct {
 	Cookies      uint64 // SYNs to services with plain = cookie that went to the kernel, while defending
 	Floods       uint64 // to other ports, or no TCP, beyond what an attacked edge takes
 	Own          uint64 // replies to what a hidden edge itself sent
+	Evicted      uint64 // doors closed for others, as there were too many
 	Transactions uint64 // with the kernel
 }
 
@@ -100,6 +105,7 @@ type Firewall struct {
 	k        kernel     // nil: not open
 	plan     plan       // but for admitted, which is in table
 	table    *table
+	evicted  uint64
 	past     Stats // of tables that were replaced
 	closed   bool
 	undoOnce sync.Once
@@ -387,7 +393,7 @@ func (f *Firewall) Stats() (Stats, error) {
 		return f.past, fmt.Errorf("firewall: counters: %w", err)
 	}
 	s := f.past.add(now)
-	s.Transactions = f.batch.done.Load()
+	s.Evicted, s.Transactions = f.evicted, f.batch.done.Load()
 	return s, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -343,4 +344,61 @@ func TestUpdateKeepsWhoIsIn(t *testing.T) {
 	w.wantOut("a peer no more", e.peer, e.edge, linkPort)
 	w.wantIn("still admitted", e.admitted, e.edge, linkPort)
 	w.wantAlive("still a live flow", c)
+}
+
+// TestF36FullAllowList: with as many doors open as there may be, the next one closes the oldest, which is counted and told; its
+// live links go on, and it gets in again when it knocks. Whom the kernel does not take is not believed to be in.
+func TestF36FullAllowList(t *testing.T) {
+	each(t, func(t *testing.T, e ends) {
+		const most = 3
+		w := newWorld(t)
+		w.serve()
+		cfg := config(true)
+		var evicted []netip.Addr // guarded by f.mu
+		cfg.Evicted = func(a []netip.Addr) { evicted = append(evicted, a...) }
+		f := w.firewall(cfg)
+		f.table.max = most
+		admit := func(a netip.Addr) {
+			t.Helper()
+			if err := f.Admit(a, time.Minute); err != nil {
+				t.Fatal(err)
+			}
+		}
+		admit(e.admitted)
+		link := w.wantIn("the first", e.admitted, e.edge, linkPort)
+		admit(e.client)
+		w.wantIn("the second", e.client, e.edge, linkPort)
+		other := e.peer.Next()
+		for range most - 1 { // the first goes
+			admit(other)
+			other = other.Next()
+		}
+		w.wantOut("the oldest, which knows nothing of it", e.admitted, e.edge, linkPort)
+		w.wantIn("the second is still there", e.client, e.edge, linkPort)
+		if err := f.Defend([]Flow{flow(link)}); err != nil {
+			t.Fatal(err)
+		}
+		w.wantAlive("its live link while the edge defends", link)
+		admit(e.admitted) // as its knock does; the second goes
+		w.wantIn("the first again", e.admitted, e.edge, linkPort)
+		w.wantOut("the second", e.client, e.edge, linkPort)
+		set := "admitted4"
+		if e.client.Is6() {
+			set = "admitted6"
+		}
+		if n := len(w.elements(set)); n != most || f.Admitted() != most {
+			t.Errorf("%d doors in the kernel, %d known, want %d", n, f.Admitted(), most)
+		}
+		if s, err := f.Stats(); err != nil || s.Evicted != 2 || !slices.Equal(evicted, []netip.Addr{e.admitted, e.client}) {
+			t.Errorf("%d evicted, %v, %v; want two, the oldest first", s.Evicted, evicted, err)
+		}
+
+		w.edge.must("meddle", removeTable)
+		if err := f.Admit(e.client, time.Minute); err == nil || f.Admitted() != most {
+			t.Errorf("admitted without a table: %v, %d known", err, f.Admitted())
+		}
+		w.edge.must("reapply", f.Reapply)
+		w.wantIn("those that were in, when the table is back", e.admitted, e.edge, linkPort)
+		w.wantOut("whom the kernel did not take", e.client, e.edge, linkPort)
+	})
 }

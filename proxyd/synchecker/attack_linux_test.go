@@ -141,8 +141,10 @@ func isTimeout(err error) bool {
 
 // TestF7CapturedPreamble: a preamble that was captured is of no use from another address, in a SYN or
 // behind one, and never draws more than it sent.
-func TestF7CapturedPreamble(t *testing.T) {
-	l := newLive(t, Defend)
+func TestF7CapturedPreamble(t *testing.T) { eachPath(t, testCapturedPreamble) }
+
+func testCapturedPreamble(t *testing.T, path Path) {
+	l := newLiveBy(t, path, Defend)
 	thief := second(l.w)
 	preamble := l.preambleAt(proto.KindControl, 1, time.Now())
 	if b, err := l.say(client4, preamble, 5*time.Second); err != nil || len(b) != sealedLen {
@@ -162,9 +164,11 @@ func TestF7CapturedPreamble(t *testing.T) {
 
 // TestF48Insider: an enrolled agent that floods with keyed SYNs, new ones and replays, gets its rate
 // as one; the rest are strangers' SYNs. Another agent gets in meanwhile.
-func TestF48Insider(t *testing.T) {
+func TestF48Insider(t *testing.T) { eachPath(t, testInsider) }
+
+func testInsider(t *testing.T, path Path) {
 	const flood = 20_000
-	l := newLive(t, Defend, func(c *Config) { c.shares = &Shares{} })
+	l := newLiveBy(t, path, Defend, func(c *Config) { c.shares = &Shares{} })
 	send, done := sender(l.w)
 	defer done()
 	now := time.Now()
@@ -185,9 +189,11 @@ func TestF48Insider(t *testing.T) {
 
 // TestF62OpenToken: somebody read an open token and proves it as often as he can. From his address he
 // gets his share, and newcomers with the same token still enrol.
-func TestF62OpenToken(t *testing.T) {
+func TestF62OpenToken(t *testing.T) { eachPath(t, testOpenToken) }
+
+func testOpenToken(t *testing.T, path Path) {
 	const proofs = 60
-	l := newLive(t, Defend)
+	l := newLiveBy(t, path, Defend)
 	stranger := second(l.w)
 	token := func() []byte { return l.preambleAt(proto.KindEnrol, 9, time.Now()) }
 	began, got := time.Now(), 0

@@ -35,6 +35,7 @@ type datapath struct {
 	slot   uint32 // of the rules that the program reads
 	gate   Gate
 	until  map[netip.Addr]time.Time // who is admitted
+	bits   [hintSize]byte           // hints, as the program has them
 }
 
 func newDatapath(f Filter, ifi *net.Interface) (_ *datapath, err error) {
@@ -291,14 +292,24 @@ func (d *datapath) admit(admit []Admission, evict []netip.Addr) error {
 	if err := deleteAll(d.admitted, gone); err != nil {
 		return fmt.Errorf("evict from the packet program: %w", err)
 	}
+	if len(gone) > 0 {
+		clear(d.bits[:])
+		for a := range d.until {
+			d.hint(a.As16())
+		}
+	}
 	latest := make(map[netip.Addr]time.Time, len(admit)) // a batch must not name one twice
 	for _, a := range admit {
 		latest[a.Addr.Unmap().WithZone("")] = a.Until
 	}
 	keys, values := make([][16]byte, 0, len(latest)), make([]uint64, 0, len(latest))
 	for a, until := range latest {
+		d.hint(a.As16())
 		keys = append(keys, a.As16())
 		values = append(values, uint64(max(0, mono+until.Sub(now).Nanoseconds())))
+	}
+	if err := d.hints.Update(uint32(0), d.bits[:], ebpf.UpdateAny); err != nil {
+		return fmt.Errorf("hint at who is admitted to the packet program: %w", err)
 	}
 	if len(keys) > 0 {
 		if _, err := d.admitted.BatchUpdate(keys, values, nil); err != nil {
@@ -307,6 +318,11 @@ func (d *datapath) admit(admit []Admission, evict []netip.Addr) error {
 	}
 	maps.Copy(d.until, latest)
 	return nil
+}
+
+func (d *datapath) hint(addr [16]byte) {
+	h := hint(addr)
+	le.PutUint64(d.bits[h/64*8:], le.Uint64(d.bits[h/64*8:])|1<<(h%64))
 }
 
 // deleteAll deletes keys that may not be there: a batch ends at the first such one.

@@ -177,7 +177,7 @@ func (c *Checker) admit(s *segment, a *agent, b []byte, now time.Time, knock boo
 		c.n.badKind.Add(1)
 	case !c.firstAddress(v, s, now):
 		c.n.replays.Add(1)
-	case !a.admit(from, now):
+	case !a.admit(from, now) && c.cfg.Admitted(from): // else the door did not open, or was closed for somebody else
 		c.n.repeated.Add(1)
 	default:
 		c.n.admitted.Add(1)

@@ -143,13 +143,15 @@ func neighbours(name string, mac net.HardwareAddr, addrs ...string) error {
 	return nil
 }
 
+const silenceTable = "synchecker-test"
+
 // silence drops the link port at netdev ingress, TCP and UDP, as the firewall of a proxy does.
 func silence(ifname string) error {
 	c, err := nftables.New()
 	if err != nil {
 		return err
 	}
-	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyNetdev, Name: "synchecker-test"})
+	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyNetdev, Name: silenceTable})
 	chain := c.AddChain(&nftables.Chain{
 		Name: "in", Table: table, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookIngress, Priority: nftables.ChainPriorityFilter, Device: ifname,

@@ -344,9 +344,20 @@ func (p *program) allowed(label string) {
 	p.at(end)
 }
 
-// admitted goes to label if the source has leave to the link port.
+// admitted goes to label if the source has leave to the link port. Strangers, who come by the million, are told by a bit that
+// stays in the cache; the table does not.
 func (p *program) admitted(label string) {
 	end := p.name("strange")
+	p.load(r2, fp, frSource, size8)
+	p.load(r1, fp, frSource+8, size8)
+	p.add(asm.Xor.Reg(r2, r1))
+	p.set64(r1, hintFactor)
+	p.add(asm.Mul.Reg(r2, r1), asm.RSh.Imm(r2, 64-hintBits))
+	p.mov(r3, r2)
+	p.add(asm.And.Imm(r3, 63), asm.RSh.Imm(r2, 6), asm.LSh.Imm(r2, 3), asm.And.Imm(r2, hintSize-8))
+	p.add(asm.LoadMapValue(r1, p.m.hints.FD(), 0), asm.Add.Reg(r1, r2))
+	p.load(r1, r1, 0, size8)
+	p.add(asm.RSh.Reg(r1, r3), asm.And.Imm(r1, 1), asm.JEq.Imm(r1, 0, end))
 	p.lookup(p.m.admitted, frSource, end)
 	p.load(r1, r0, 0, size8)
 	p.load(r2, fp, frNow, size8)

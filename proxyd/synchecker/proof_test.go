@@ -124,6 +124,7 @@ func TestKnockPauses(t *testing.T) {
 	f := newFixture(t, Dark)
 	knock := func(src netip.Addr) int {
 		f.send(packet{src: src, udp: true, payload: f.preamble(proto.KindKnock, 1)})
+		f.kernel[src] = true // its door is open
 		return len(f.admitted)
 	}
 	for range 2 {
@@ -138,10 +139,14 @@ func TestKnockPauses(t *testing.T) {
 	if knock(client4.Next()) != 3 {
 		t.Error("20 s after the admission a knock must count again")
 	}
-	for range agentBurst { // one more than is left: the knock before took one of a full burst
+	delete(f.kernel, client4.Next())
+	if knock(client4.Next()) != 4 {
+		t.Error("a door that was closed for somebody else's must open at once")
+	}
+	for range agentBurst { // two more than are left: the knocks before took two of a full burst
 		knock(client4)
 	}
-	f.wantCounts("rate", map[string]uint64{"knock_limited": 1})
+	f.wantCounts("rate", map[string]uint64{"knock_limited": 2})
 }
 
 // TestDarkSaysNothing sends all that an entry under attack would answer.

@@ -388,3 +388,36 @@ func TestProgramForOneFamily(t *testing.T) {
 		t.Error("a program for no address was loaded")
 	}
 }
+
+// TestProgramHints: who is admitted is let in whoever else is, whoever left, and however many there are.
+func TestProgramHints(t *testing.T) {
+	w := newTwin(t, Defend)
+	var all []Admission
+	for i := range 3000 {
+		a := netip.AddrFrom4([4]byte{198, 19, byte(i >> 8), byte(i)})
+		if i%2 == 1 {
+			a = netip.AddrFrom16([16]byte{0x20, 0x01, 0, 2, 9: 1, 14: byte(i >> 8), 15: byte(i)})
+		}
+		all = append(all, Admission{a, time.Now().Add(time.Hour)})
+	}
+	if err := w.d.admit(all, nil); err != nil {
+		t.Fatal(err)
+	}
+	var gone []netip.Addr
+	for i := 0; i < len(all); i += 3 {
+		gone = append(gone, all[i].Addr)
+	}
+	if err := w.d.admit(nil, gone); err != nil {
+		t.Fatal(err)
+	}
+	for i, a := range all {
+		dst := edge4
+		if a.Addr.Is6() {
+			dst = edge6
+		}
+		verdict, _ := w.run(packet{src: a.Addr, dst: dst}.frame(t))
+		if passed := verdict == xdpPass; passed != (i%3 != 0) {
+			t.Fatalf("%v, admitted %v: verdict %d", a.Addr, i%3 != 0, verdict)
+		}
+	}
+}

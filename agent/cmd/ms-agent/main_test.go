@@ -112,14 +112,14 @@ func TestStatusTable(t *testing.T) {
 		},
 		Links:     []agent.LinkStatus{{Kind: "data", Node: "n2", Addr: "198.18.3.3:7443", Since: now, Streams: 3}},
 		Protected: []string{"198.18.1.1:443"}, Streams: 3,
-		Counts: agent.Counts{Opened: 7, Moves: 1, Transfers: 2},
+		Counts: agent.Counts{Opened: 7, Moves: 1, Transfers: 2, Forged: 5},
 		Eaten:  []agent.NetworkStatus{{Prefix: "198.18.7.0/24", Until: now}},
 		Events: []agent.Event{{Time: now, What: "moved", Detail: "now at n2"}},
 	}
 	if err := printStatus(&b, st, now); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"connected for 1m30s", "(hidden)  node n2", "rtt 15.2 ms", "198.18.1.1:443", "7 opened", "1 migrations  2 transfers", "moved: now at n2", "198.18.7.0/24 loses SYNs",
+	for _, want := range []string{"connected for 1m30s", "(hidden)  node n2", "rtt 15.2 ms", "198.18.1.1:443", "7 opened", "1 migrations  2 transfers", "5 answers to this agent's dials", "moved: now at n2", "198.18.7.0/24 loses SYNs",
 		"p2  node n3", "live  anchor a1  by way of p1  links 2  streams 3  epoch 4  last stall 12 ms", "sessions end at a1, the edge in use",
 		"waiting  anchor a2  no link for 5s  links 0  streams 1  epoch 0  (ends with its streams)"} {
 		if !strings.Contains(b.String(), want) {

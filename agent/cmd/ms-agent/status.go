@@ -121,6 +121,9 @@ func printStatus(w io.Writer, st agent.Status, now time.Time) error {
 	c := st.Counts
 	row("streams", "%d open  %d opened  %d direct  %d refused  %d timed out  %d failed", st.Streams, c.Opened, c.Direct, c.Refused, c.TimedOut, c.Failed)
 	row("moves", "%d migrations  %d transfers", c.Moves, c.Transfers)
+	if c.Forged > 0 {
+		row("forged", "%d answers to this agent's dials were no proxy's of its fleet", c.Forged)
+	}
 	row("tun", "%d packets", c.TUNPackets)
 	for _, n := range st.Eaten {
 		row("network", "%s loses SYNs that carry data: ordinary ones go first until %s", n.Prefix, n.Until.Local().Format(time.TimeOnly))
