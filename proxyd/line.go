@@ -151,8 +151,12 @@ func newMovingPort(ifname string, open func(string) (synchecker.Port, synchecker
 	return p, nil
 }
 
-// move goes on at an interface. The old port is freed by the reader.
+// move goes on at an interface. What the old port holds goes first: a packet program makes no room for another one, and the
+// interface may be the same, under another name. Nobody answers meanwhile; the firewall has been told already.
 func (p *movingPort) move(ifname string) error {
+	if err := p.leave(); err != nil {
+		return err
+	}
 	port, taken, err := p.open(ifname)
 	if err != nil {
 		return err
@@ -172,14 +176,25 @@ func (p *movingPort) move(ifname string) error {
 	if n, s, err := p.sumLocked(); err == nil {
 		p.told.past, p.told.stats = n, s
 	}
-	select {
-	case unread := <-p.next: // moved twice before the reader looked
-		_ = unread.Close() // nobody has read it
-	default:
-	}
 	p.armed, p.taken, p.failed = port, taken, false
 	p.next <- port
-	return p.now.Close()
+	return nil
+}
+
+// leave closes the old port; its memory is freed by the reader.
+func (p *movingPort) leave() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return net.ErrClosed
+	}
+	p.failed = true
+	select {
+	case unread := <-p.next: // moved before the reader looked
+		return errors.Join(unread.Close(), p.now.Close())
+	default:
+		return p.now.Close()
+	}
 }
 
 func (p *movingPort) dead() bool {

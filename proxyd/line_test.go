@@ -48,8 +48,9 @@ func (p *vanishing) Arm(m synchecker.Mode) error {
 }
 
 func (p *vanishing) Close() error {
-	if !p.freed {
-		p.end <- net.ErrClosed
+	select {
+	case p.end <- net.ErrClosed:
+	default: // once more
 	}
 	return nil
 }

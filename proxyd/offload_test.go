@@ -106,6 +106,76 @@ func TestPacketProgramIsToldAgain(t *testing.T) {
 	}
 }
 
+// TestLostProgramIsStillCounted: what a program handled before its interface went is not taken back, or the detector would take
+// all that ever came for the packets of one step.
+func TestLostProgramIsStillCounted(t *testing.T) {
+	first := &program{vanishing: newVanishing(), count: synchecker.Packets{All: 10, SYN: 7}}
+	second := &program{vanishing: newVanishing(), count: synchecker.Packets{All: 1, SYN: 1}}
+	ports := []synchecker.Port{first, second}
+	p, err := newMovingPort("eth0", func(string) (synchecker.Port, synchecker.Taken, error) {
+		next := ports[0]
+		ports = ports[1:]
+		return next, synchecker.Taken{}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.end <- errNoDevice
+	go func() {
+		for buf, err := make([]synchecker.Frame, 1), error(nil); err == nil; {
+			_, err = p.Read(buf)
+		}
+	}()
+	<-p.lost
+	want := func(when string, all, syn uint64) {
+		t.Helper()
+		s, failed := p.Stats()
+		if n, err := p.Counts(); err != nil || failed != nil || n.All != all || n.SYN != syn || s.SYNAnswered != syn {
+			t.Errorf("%s: %+v, %d answered, %v, %v; want %d of them, %d SYNs", when, n, s.SYNAnswered, err, failed, all, syn)
+		}
+	}
+	want("the interface is gone", 10, 7)
+	if err := p.move("eth0"); err != nil {
+		t.Fatal(err)
+	}
+	want("it is back", 11, 8)
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	want("closed", 11, 8)
+}
+
+// occupant is a port that nobody reads, with the one place there is at its interface.
+type occupant struct {
+	*vanishing
+	closed bool
+}
+
+func (p *occupant) Close() error { p.closed = true; return nil }
+
+// TestOldPortMakesRoom: an interface takes one packet program, and may be the same under another name.
+func TestOldPortMakesRoom(t *testing.T) {
+	var old *occupant
+	p, err := newMovingPort("eth0", func(name string) (synchecker.Port, synchecker.Taken, error) {
+		if old != nil && !old.closed {
+			t.Errorf("the port at %s is opened beside the old one", name)
+		}
+		old = &occupant{vanishing: newVanishing()}
+		return old, synchecker.Taken{}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"eth1", "eth2"} { // the second before anybody reads
+		if err := p.move(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p.Close(); !old.closed {
+		t.Error("the last port was left open")
+	}
+}
+
 func TestGateIsTheFirewalls(t *testing.T) {
 	at := func(port uint16) netip.AddrPort {
 		return netip.AddrPortFrom(netip.MustParseAddr("198.18.0.10"), port)

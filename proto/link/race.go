@@ -248,10 +248,10 @@ func (r *race) failed(res result) {
 }
 
 // learn notes what the answer tells of the network: keyed SYNs get through, or an ordinary one did where keyed ones, sent
-// before, had no answer.
+// before, had no answer. At a told target that may be its door, which had not opened yet.
 func (r *race) learn(res result) {
 	c := res.dial.conn.Load()
-	ate := slices.ContainsFunc(r.dials, func(x *dial) bool {
+	ate := !r.a.told && slices.ContainsFunc(r.dials, func(x *dial) bool {
 		k := x.conn.Load()
 		return x != res.dial && k != nil && k.keyed && x.at.Addr().Is4() == res.dial.at.Addr().Is4() && time.Since(x.began) >= minRedial
 	})

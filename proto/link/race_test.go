@@ -207,3 +207,29 @@ func TestNetworks(t *testing.T) {
 		t.Errorf("%d networks from %v on, want the last %d", len(got), got[0].Prefix, maxNetworks)
 	}
 }
+
+// TestLateDoorIsNoNetworkThatEats: a told target may open its door after the keyed SYN came, so its silence tells nothing of the
+// network; an entry's does.
+func TestLateDoorIsNoNetworkThatEats(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, told := range []bool{true, false} {
+		var nets Networks
+		mute, heard := &dial{step: step{at: at4, keyed: true}, began: time.Now().Add(-2 * minRedial)}, &dial{step: step{at: at4}}
+		mute.conn.Store(&conn{c, true})
+		heard.conn.Store(&conn{c, false})
+		r := &race{d: &Dialer{Networks: &nets}, a: attempt{told: told}, dials: []*dial{mute, heard}}
+		r.learn(result{dial: heard, heard: true})
+		if ate := len(nets.List(time.Now())) > 0; ate == told {
+			t.Errorf("told %v: keyed SYNs are taken for eaten: %v", told, ate)
+		}
+	}
+}

@@ -52,7 +52,8 @@ type Offload interface {
 	// Counts tells how many packets, by the kinds of the DDoS Detector, the program dropped or answered
 	// since it was attached. No packet socket sees these, so they come on top of what
 	// detect.Counter counts, and the sum means what it means without a program (segments that
-	// GRO merges count once in either, since the program comes before GRO and eats no such).
+	// GRO merges are one packet to detect.Counter, and to the program too if it is generic, which comes
+	// after GRO; in the driver it comes before, and what it eats of these counts one by one).
 	Counts() (Packets, error)
 	// Stats tells what became of them: to be added to what the Checker counts by itself.
 	Stats() (Stats, error)

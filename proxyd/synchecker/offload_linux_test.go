@@ -331,32 +331,39 @@ func (w *wire) attached() (id uint32) {
 	return id
 }
 
-// TestOpenPathWithoutRights: who may not load programs gets packet sockets, and is told.
+// TestOpenPathWithoutRights: who may not load programs gets packet sockets, and is told. Without CAP_PERFMON it is the verifier
+// who refuses.
 func TestOpenPathWithoutRights(t *testing.T) {
-	w := newWire(t)
-	w.edge.must("open without CAP_BPF", func() error {
-		// The thread dies with the namespace, so nobody misses what it drops.
-		hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-		var caps [2]unix.CapUserData
-		if err := unix.Capget(&hdr, &caps[0]); err != nil {
-			return err
-		}
-		for _, c := range []uint{unix.CAP_BPF, unix.CAP_SYS_ADMIN} {
-			caps[c/32].Effective &^= 1 << (c % 32)
-		}
-		if err := unix.Capset(&hdr, &caps[0]); err != nil {
-			return err
-		}
-		p, taken, err := OpenPath("edge0", Filter{Addrs: []netip.Addr{wire4}, LinkPort: testPort}, PathAuto)
-		if err != nil {
-			return err
-		}
-		defer p.Close()
-		if taken.Path != PathPacket || len(taken.Why) != 2 || !strings.Contains(taken.Why[1], "CAP_BPF") {
-			return fmt.Errorf("took %+v, want packet sockets for want of CAP_BPF", taken)
-		}
-		return nil
-	})
+	for name, right := range map[string]uint{"CAP_BPF": unix.CAP_BPF, "CAP_PERFMON": unix.CAP_PERFMON} {
+		t.Run(name, func(t *testing.T) {
+			w := newWire(t)
+			w.edge.must("open without "+name, func() error { return openWithout(right, name) })
+		})
+	}
+}
+
+// openWithout takes rights from its thread, which dies with the namespace: so nobody misses them.
+func openWithout(right uint, name string) error {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &caps[0]); err != nil {
+		return err
+	}
+	for _, c := range []uint{right, unix.CAP_SYS_ADMIN} {
+		caps[c/32].Effective &^= 1 << (c % 32)
+	}
+	if err := unix.Capset(&hdr, &caps[0]); err != nil {
+		return err
+	}
+	p, taken, err := OpenPath("edge0", Filter{Addrs: []netip.Addr{wire4}, LinkPort: testPort}, PathAuto)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	if taken.Path != PathPacket || len(taken.Why) != 2 || !strings.Contains(taken.Why[1], "needs CAP_BPF, CAP_PERFMON") {
+		return fmt.Errorf("took %+v, want packet sockets for want of %s", taken, name)
+	}
+	return nil
 }
 
 func TestRulesShowNoSecret(t *testing.T) {

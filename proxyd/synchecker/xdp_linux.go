@@ -111,7 +111,7 @@ func openXDP(ifname string, f Filter, path Path, packets *packetPort) (*xdpPort,
 	if err != nil {
 		d.close()
 		if id := attachedTo(ifi.Index); id != 0 {
-			return nil, fmt.Errorf("another packet program, id %d, is attached already (ip link set dev %s xdp off removes it)", id, ifname)
+			return nil, fmt.Errorf("another packet program, id %d, is attached already (stop who put it there; if nobody holds it any more: ip link set dev %s xdp off)", id, ifname)
 		}
 		return nil, reason(err, path)
 	}
@@ -131,8 +131,8 @@ func attachedTo(ifindex int) int {
 func reason(err error, path Path) error {
 	native := path == PathNative
 	switch {
-	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%w (needs CAP_BPF and CAP_NET_ADMIN, or root; in docker compose: cap_add: [BPF, NET_ADMIN])", err)
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES): // EACCES: the verifier's, who trusts pointers to CAP_PERFMON only
+		return fmt.Errorf("%w (needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or root; in docker compose: cap_add: [BPF, PERFMON, NET_ADMIN])", err)
 	case errors.Is(err, unix.ENOSYS), errors.Is(err, ebpf.ErrNotSupported):
 		return fmt.Errorf("%w (needs Linux 5.12 or newer, with BPF)", err)
 	case errors.Is(err, unix.EOPNOTSUPP) && native:

@@ -90,6 +90,7 @@ func TestAFleetFromTheCommandLine(t *testing.T) {
 	m := newMachine(t)
 	m.refused("run proxyd init", "run", "-c", "@sign.toml")
 	m.refused("run proxyd init", "check", "-c", "@sign.toml")
+	m.refused("run proxyd init", "firewall", "plan", "-c", "@sign.toml")
 	m.refused("after proxyd init", "token", "create", "-c", "@sign.toml", "--role", "agent")
 	m.refused("correct one of them", "init", "-c", "@sign.toml", "--fleet", "other")
 	m.must(`fleet "test": this machine is its signing node, "sign"`, "init", "-c", "@sign.toml")
@@ -98,6 +99,7 @@ func TestAFleetFromTheCommandLine(t *testing.T) {
 	m.must(`no node of kind "anchor": sessions are held by edges`, "check", "-c", "@sign.toml")
 
 	m.refused("proxyd join --as NAME FILE", "run", "-c", "@p1.toml")
+	m.refused("proxyd join --as NAME FILE", "firewall", "plan", "-c", "@p1.toml")
 	m.refused("proxyd is not running", "status", "-c", "@sign.toml")
 	m.refused("proxyd is not running", "down", "-c", "@sign.toml")
 

@@ -198,7 +198,7 @@ func (c *planCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	if _, err := fleet.OpenState(cfg.State, nil); err != nil {
+	if _, err := ready(cfg); err != nil {
 		return err
 	}
 	p, err := proxyd.New(cfg, logger(e.stderr, cfg.LogLevel))
