@@ -13,6 +13,9 @@ import (
 	"migrationsensor/proxyd/synchecker"
 )
 
+// maxAllow bounds [firewall] allow: the packet program's table, with room for peers.
+const maxAllow = 3072
+
 // checker finds what is wrong with values that are well formed each for itself.
 type checker struct {
 	file   string
@@ -88,6 +91,9 @@ func (c *checker) edge() {
 		c.wrong("admission.rate", fmt.Sprintf("%d is not between 0 and 1000000", a.Rate), schema["admission.rate"].fix)
 	} else if a.Rate > 0 && (a.Burst < 1 || a.Burst > 1e6) {
 		c.wrong("admission.burst", fmt.Sprintf("%d is not between 1 and 1000000", a.Burst), schema["admission.burst"].fix)
+	}
+	if n := len(cfg.Firewall.Allow); n > maxAllow {
+		c.wrong("firewall.allow", fmt.Sprintf("%d prefixes are more than %d", n, maxAllow), "write fewer and larger ones")
 	}
 	switch synchecker.Path(cfg.SYNChecker.Path) {
 	case synchecker.PathAuto, synchecker.PathNative, synchecker.PathGeneric, synchecker.PathPacket:

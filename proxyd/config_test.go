@@ -104,6 +104,7 @@ func TestConfigMistakes(t *testing.T) {
 		{"nobody's address", in(`198.18.0.10:443`, `198.18.0.77:443`), `no node has the address 198.18.0.77`},
 		{"same public twice", in(`"[2001:2::10]:443"`, `"198.18.0.10:443"`), `198.18.0.10:443 also belongs to service "web"`},
 		{"origin without port", in(`10.0.0.80:443`, `10.0.0.80`), `f:8:1: service[0].origin: "10.0.0.80" is not host:port`},
+		{"too many to allow", "[firewall]\nallow = [" + strings.Repeat("'198.18.0.0/24',", 3073) + "]", "f:2:1: firewall.allow: 3073 prefixes are more than 3072: write fewer and larger ones"},
 		{"bad plain", in(`groups`, "plain='reject'\ngroups"), `f:9:1: service[0].plain: "reject" is none of them: write "cookie", "drop" or "admit"`},
 		{"no backplane", in(`backplane = "10.0.0.1:7444"`, ``), `node[1].backplane: missing`},
 		{"backplane twice", in(`10.0.0.2:7444`, `10.0.0.1:7444`), `10.0.0.1:7444 is also an address of node[1]`},

@@ -2,7 +2,6 @@ package proxyd
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"sync"
 	"time"
@@ -57,8 +56,10 @@ func (d *door) run(ctx context.Context) error {
 				case <-ctx.Done():
 					return
 				case a := <-d.queue:
-					err := d.e.port.Admit([]synchecker.Admission{{Addr: a.addr, Until: time.Now().Add(a.ttl)}}, nil)
-					if err := errors.Join(err, d.e.firewall.Admit(a.addr, a.ttl)); err != nil {
+					if err := d.e.port.Admit([]synchecker.Admission{{Addr: a.addr, Until: time.Now().Add(a.ttl)}}, nil); err != nil {
+						d.e.log.Warn("address not admitted by the packet program", "addr", a.addr, "err", err)
+					}
+					if err := d.e.firewall.Admit(a.addr, a.ttl); err != nil {
 						d.e.log.Warn("address not admitted", "addr", a.addr, "err", err)
 						continue
 					}

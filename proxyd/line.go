@@ -83,7 +83,8 @@ func (e *follower) follow() (gone bool) {
 	}
 	e.ifname.Store(&name) // the counter follows by itself
 	if name != e.guarded {
-		err := e.firewall.Update(e.firewallConfig(e.p.state.Doc()))
+		guard := e.firewallConfig(e.p.state.Doc())
+		err := errors.Join(e.port.Gate(gateOf(guard)), e.firewall.Update(guard))
 		switch gone := errors.Is(err, firewall.ErrInterface); {
 		case gone && !was:
 			e.log.Warn("the public interface is gone; waiting until it is back", "interface", name, "err", err)

@@ -3,6 +3,7 @@ package proxyd
 import (
 	"net"
 	"net/netip"
+	"slices"
 
 	"migrationsensor/detect"
 	"migrationsensor/proxyd/firewall"
@@ -13,8 +14,9 @@ import (
 type told struct {
 	rules *synchecker.Rules
 	gate  *synchecker.Gate
-	past  synchecker.Packets // that programs before handled
-	stats synchecker.Stats   // of programs before
+	admit []synchecker.Admission // the newest: who asks for them may not know of them yet
+	past  synchecker.Packets     // that programs before handled
+	stats synchecker.Stats       // of programs before
 }
 
 // offloadLocked is the port that is armed, if a packet program is in front of it.
@@ -73,11 +75,16 @@ func (p *movingPort) Admit(admit []synchecker.Admission, evict []netip.Addr) err
 	if p.closed {
 		return net.ErrClosed
 	}
+	p.told.admit = append(p.told.admit, admit...)
+	p.told.admit = p.told.admit[max(0, len(p.told.admit)-newest):]
 	if o, ok := p.offloadLocked(); ok {
 		return p.blame(o.Admit(admit, evict))
 	}
 	return nil
 }
+
+// newest is how many admissions are kept for the next program: more than are under way to the firewall at once.
+const newest = 256
 
 // Counts implements synchecker.Offload.
 func (p *movingPort) Counts() (synchecker.Packets, error) {
@@ -136,7 +143,7 @@ func (p *movingPort) tellLocked(port synchecker.Port) error {
 	if p.doors == nil {
 		return nil
 	}
-	return o.Admit(p.doors(), nil)
+	return o.Admit(slices.Concat(p.doors(), p.told.admit), nil)
 }
 
 // gateOf is what the packet program must let in: what the firewall does.

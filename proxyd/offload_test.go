@@ -62,6 +62,7 @@ func TestPacketProgramIsToldAgain(t *testing.T) {
 	}()
 	guest := synchecker.Admission{Addr: netip.MustParseAddr("198.18.0.9"), Until: time.Now().Add(time.Minute)}
 	p.doors = func() []synchecker.Admission { return []synchecker.Admission{guest} }
+	late := synchecker.Admission{Addr: netip.MustParseAddr("198.18.0.10"), Until: guest.Until} // the firewall does not have it yet
 	gate := synchecker.Gate{Allow: []netip.Prefix{netip.MustParsePrefix("198.18.1.0/24")}}
 	if err := errors.Join(p.Program(synchecker.Rules{}), p.Gate(gate), p.Admit([]synchecker.Admission{guest}, nil), p.Arm(synchecker.Defend)); err != nil {
 		t.Fatal(err)
@@ -73,14 +74,19 @@ func TestPacketProgramIsToldAgain(t *testing.T) {
 		if got := p.Taken().Path; got != synchecker.Path(name) {
 			t.Errorf("at %s the path is %s", name, got)
 		}
-		if err := p.Admit(nil, nil); err != nil {
+		if name == "eth1" {
+			err = p.Admit([]synchecker.Admission{late}, nil)
+		} else {
+			err = p.Admit(nil, nil)
+		}
+		if err != nil {
 			t.Error(err)
 		}
 	}
 	if want := []string{"rules", "gate", "admit", "defend", "admit"}; !slices.Equal(second.told, want) {
 		t.Errorf("the next program was told %v, want %v", second.told, want)
 	}
-	if !slices.Equal(second.gate.Allow, gate.Allow) || !slices.Equal(second.admit, []synchecker.Admission{guest}) {
+	if !slices.Equal(second.gate.Allow, gate.Allow) || !slices.Equal(second.admit, []synchecker.Admission{guest, guest, late}) {
 		t.Errorf("the next program lets in %+v and %+v", second.gate, second.admit)
 	}
 	e := &edge{port: p, counter: &counter{began: time.Now()}}

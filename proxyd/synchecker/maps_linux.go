@@ -29,6 +29,7 @@ const (
 	statFrames stat = kinds + iota
 	statMalformed
 	statSYNSeen
+	statSYNAgain
 	statSYNSampledOut
 	statSYNCapped
 	statSYNAnswered
@@ -53,7 +54,7 @@ const (
 func statsOf(n *[stats]uint64) Stats {
 	return Stats{
 		Frames: n[statFrames], Malformed: n[statMalformed], SYNSeen: n[statSYNSeen],
-		SYNCapped: n[statSYNCapped], SYNSampledOut: n[statSYNSampledOut],
+		SYNCapped: n[statSYNCapped], SYNAgain: n[statSYNAgain], SYNSampledOut: n[statSYNSampledOut],
 		SYNAnswered: n[statSYNAnswered], Keyed: n[statKeyed], KeyedLimited: n[statKeyedLimited],
 		KeyedStale: n[statKeyedStale], Short: n[statShort], CookiesBad: n[statCookiesBad],
 		CookiesOK: n[statCookiesOK], BadTag: n[statBadTag], FlightsLimited: n[statFlightsLimited],

@@ -641,6 +641,7 @@ func (p *program) share() {
 	p.load(r1, r9, ruleFresh, size8)
 	p.load(r2, fp, frClass, size8)
 	p.add(asm.JEq.Imm(r2, synFresh, "draw"))
+	p.count(statSYNAgain)
 	p.load(r1, r9, ruleAgain, size8)
 	p.at("draw")
 	p.add(asm.Mov.Reg32(r0, r0), asm.JLT.Reg(r0, r1, "fair"))
