@@ -53,7 +53,8 @@ type edge struct {
 	verdict  atomic.Pointer[detect.Verdict]
 	stopping atomic.Bool // its agents are being sent on; no new link is taken
 
-	clones clones
+	clones    clones
+	strangers *strangers
 
 	mu      sync.Mutex
 	machine *machine
@@ -98,6 +99,7 @@ func newEdge(p *Proxy) (*edge, error) {
 		Listen: func(a netip.AddrPort) (net.Listener, error) { return e.host.Listen(context.Background(), a) },
 	})
 	e.door = newDoor(e, e.allowed())
+	e.strangers = newStrangers(e.host.Now)
 	nonces := proto.NewNonceSet()
 	e.acceptor = &link.Acceptor{
 		Creds:  link.Credentials{CA: p.state.CA(), Current: p.state.Certificate, Fleet: p.state.Node().Fleet},
@@ -105,7 +107,7 @@ func newEdge(p *Proxy) (*edge, error) {
 		Keys:   e.keys,
 		Nonces: nonces,
 		Decide: e.decide, Control: e.control, Data: e.data, Enrol: e.enrol, Relay: e.relay, Anchors: p.isAnchor, Gone: p.isGone,
-		Clock: e.host.Now, Log: p.log,
+		Clock: e.host.Now, Log: p.log, Stranger: e.strangers.count,
 	}
 	e.door.nonces = nonces
 	return e, nil
@@ -155,7 +157,7 @@ func (e *edge) open(ctx context.Context) (undo func() error, err error) {
 	if e.checker, err = synchecker.New(synchecker.Config{
 		Port: port, Addrs: e.self.Public, LinkPort: e.self.LinkPort, Keys: e.keys, Node: e.self.ID,
 		Nonces: e.door.nonces, Budget: synchecker.BudgetConfig{Probability: budget.Probability, Answers: budget.Answers, Processor: budget.Processor},
-		Verified: e.door.verified, Admit: e.door.knocked, Admitted: e.door.admitted, Log: e.log, Now: e.host.Now,
+		Verified: e.door.verified, Admit: e.door.knocked, Stranger: e.strangers.count, Admitted: e.door.admitted, Log: e.log, Now: e.host.Now,
 	}); err != nil {
 		return nil, errors.Join(err, port.Close())
 	}

@@ -86,6 +86,17 @@ func (p *movingPort) Admit(admit []synchecker.Admission, evict []netip.Addr) err
 // newest is how many admissions are kept for the next program: more than are under way to the firewall at once.
 const newest = 256
 
+// Strangers implements synchecker.Offload: of the program that there is now.
+func (p *movingPort) Strangers() (map[netip.Prefix]uint64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if o, ok := p.offloadLocked(); ok && !p.closed {
+		all, err := o.Strangers()
+		return all, p.blame(err)
+	}
+	return nil, nil
+}
+
 // Counts implements synchecker.Offload.
 func (p *movingPort) Counts() (synchecker.Packets, error) {
 	p.mu.Lock()

@@ -37,7 +37,8 @@ func (p *program) Admit(a []synchecker.Admission, _ []netip.Addr) error {
 	p.told, p.admit = append(p.told, "admit"), append(p.admit, a...)
 	return p.err
 }
-func (p *program) Counts() (synchecker.Packets, error) { return p.count, p.err }
+func (p *program) Strangers() (map[netip.Prefix]uint64, error) { return nil, p.err }
+func (p *program) Counts() (synchecker.Packets, error)         { return p.count, p.err }
 func (p *program) Stats() (synchecker.Stats, error) {
 	return synchecker.Stats{SYNAnswered: p.count.SYN}, p.err
 }

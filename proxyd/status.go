@@ -29,7 +29,8 @@ type Status struct {
 	Admitted   int                `json:"admitted"`            // addresses whose door is open
 	Disclosed  map[string]int     `json:"disclosed,omitempty"` // node → agents that were told its address
 	Peers      []PeerStatus       `json:"peers,omitempty"`
-	Leaving    *Leaving           `json:"leaving,omitempty"` // while it defends or drains
+	Strangers  []StrangerStatus   `json:"strangers,omitempty"` // who completed handshakes and proved nothing, the most frequent prefixes first
+	Leaving    *Leaving           `json:"leaving,omitempty"`   // while it defends or drains
 }
 
 // Sampling is how the SYN Checker chooses the ordinary SYNs that it answers. The shares are those of the last tenth of a

@@ -2,6 +2,7 @@ package proxyd
 
 import (
 	"maps"
+	"net/netip"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -78,10 +79,13 @@ func (e *edge) fill(st *Status) {
 	st.Sessions = e.anchor.Stats().Sessions
 	st.Streams, st.Plain = e.anchor.Streams(), e.packets.Stats().Open
 	st.Disclosed = e.informer.Disclosed()
+	var seen map[netip.Prefix]uint64
 	if e.port != nil {
 		taken := e.port.Taken()
 		st.Path, st.PathWhy = string(taken.Path), taken.Why
+		seen, _ = e.port.Strangers() // a program that is being replaced has nothing to say
 	}
+	st.Strangers = e.strangers.top(seen)
 	if e.firewall != nil { // not open yet
 		st.Admitted = e.firewall.Admitted()
 	}

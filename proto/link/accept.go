@@ -55,6 +55,10 @@ type Acceptor struct {
 	// is REJECT (anchor gone). May be nil: never; then it is RETRY, or silence.
 	Gone func(proto.NodeID) bool
 
+	// Stranger is told of those who get nothing: their address is their own, since they completed a handshake, and why is a
+	// word: mute, bad_magic, bad_key, bad_tag or bad_mac. It must not block. May be nil.
+	Stranger func(from netip.Addr, why string)
+
 	Clock      func() time.Time // nil: time.Now
 	MaxPending int              // 0: 1024
 	MaxLinks   int              // 0: 65536
@@ -205,6 +209,12 @@ func (a *Acceptor) serve(ctx context.Context, c net.Conn) {
 	}
 }
 
+func (a *Acceptor) stranger(from netip.AddrPort, why string) {
+	if a.Stranger != nil {
+		a.Stranger(from.Addr(), why)
+	}
+}
+
 // A greeting is a verified preamble and its bytes.
 type greeting struct {
 	proto.Verified
@@ -217,6 +227,7 @@ func (a *Acceptor) greet(c net.Conn, from netip.AddrPort) (g greeting, reply *pr
 	c.SetDeadline(time.Now().Add(preambleTimeout))
 	if _, err := io.ReadFull(c, g.raw[:]); err != nil {
 		a.stats.short.Add(1)
+		a.stranger(from, "mute")
 		return g, nil, false
 	}
 	now := a.Clock()
@@ -230,7 +241,7 @@ func (a *Acceptor) greet(c net.Conn, from netip.AddrPort) (g greeting, reply *pr
 		a.stats.version.Add(1)
 		return g, &proto.Reply{Kind: proto.ReplyReject, Code: proto.RejectVersion}, true
 	case err != nil:
-		a.stats.wrong(err)
+		a.stranger(from, a.stats.wrong(err))
 		return g, nil, false
 	case g.Kind == proto.KindData && g.Target != a.Node && a.Relay != nil && !a.serves(g.Verified) && a.gone(g.Target):
 		a.stats.unreached.Add(1)

@@ -7,7 +7,9 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -51,7 +53,15 @@ func TestStrangersHearNothing(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, "lab")
 	_, id := f.agent()
-	n := f.node(func(n *node) { n.Enrol = nil })
+	told, names := make(map[string]int), sync.Mutex{}
+	n := f.node(func(n *node) {
+		n.Enrol = nil
+		n.Stranger = func(from netip.Addr, why string) {
+			names.Lock()
+			defer names.Unlock()
+			told[fmt.Sprint(from, " ", why)]++
+		}
+	})
 	flip := func(at int) []byte { b := n.preamble(id, nil); b[at] ^= 1; return b }
 	good := n.preamble(id, nil)
 	with := func(edit func(*proto.Preamble)) []byte { return n.preamble(id, edit) }
@@ -84,6 +94,14 @@ func TestStrangersHearNothing(t *testing.T) {
 	wg.Wait()
 	if s := n.Stats(); s.Sealed != 0 || s.TLSFailed != 0 || s.BadKind != 3 {
 		t.Errorf("stats got %+v", s)
+	}
+	want := map[string]int{
+		"127.0.1.0 bad_magic": 1, "127.0.1.1 mute": 1, "127.0.1.2 mute": 1, "127.0.1.3 bad_key": 1, "127.0.1.4 bad_tag": 1, "127.0.1.5 bad_mac": 1,
+	}
+	names.Lock()
+	defer names.Unlock()
+	if !maps.Equal(told, want) {
+		t.Errorf("told of %v, want %v", told, want)
 	}
 }
 

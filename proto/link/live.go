@@ -181,17 +181,21 @@ type counters struct {
 	passed, badRelay, acceptErrors atomic.Uint64
 }
 
-func (c *counters) wrong(err error) {
+// wrong counts a preamble that is none of ours, and says in a word why.
+func (c *counters) wrong(err error) string {
 	switch {
 	case errors.Is(err, proto.ErrKey):
 		c.badKey.Add(1)
+		return "bad_key"
 	case errors.Is(err, proto.ErrTag):
 		c.badTag.Add(1)
+		return "bad_tag"
 	case errors.Is(err, proto.ErrMAC):
 		c.badMAC.Add(1)
-	default:
-		c.badMagic.Add(1)
+		return "bad_mac"
 	}
+	c.badMagic.Add(1)
+	return "bad_magic"
 }
 
 // Stats returns the counts.

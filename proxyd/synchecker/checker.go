@@ -67,6 +67,9 @@ type Config struct {
 	Verified func(Client) (proto.Reply, bool)
 	// Admit opens the door for an address: a knock, or a keyed SYN at a hidden edge.
 	Admit func(v proto.Verified, addr netip.Addr)
+	// Stranger is told of those who completed their handshake and proved nothing: why is bad_tag or bad_mac. nil: nobody is.
+	// What a packet program drops of them is in Offload.Strangers.
+	Stranger func(addr netip.Addr, why string)
 	// Admitted says whose packets the firewall lets through to the kernel, so that never both answer.
 	// It is asked for each SYN. nil: nobody's.
 	Admitted func(addr netip.Addr) bool
@@ -127,6 +130,9 @@ func New(cfg Config) (*Checker, error) {
 		var seed [32]byte
 		rand.Read(seed[:]) // never fails (crypto/rand)
 		cfg.Rand = mathrand.NewChaCha8(seed)
+	}
+	if cfg.Stranger == nil {
+		cfg.Stranger = func(netip.Addr, string) {}
 	}
 	if cfg.Admitted == nil {
 		cfg.Admitted = func(netip.Addr) bool { return false }

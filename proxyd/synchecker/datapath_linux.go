@@ -325,6 +325,25 @@ func (d *datapath) hint(addr [16]byte) {
 	le.PutUint64(d.bits[h/64*8:], le.Uint64(d.bits[h/64*8:])|1<<(h%64))
 }
 
+// whoElse reads who came without a good tag, by prefix.
+func (d *datapath) whoElse() (map[netip.Prefix]uint64, error) {
+	out := make(map[netip.Prefix]uint64)
+	var key [8]byte
+	var n uint64
+	it := d.strangers.Iterate()
+	for it.Next(&key, &n) {
+		p := netip.PrefixFrom(netip.AddrFrom16([16]byte{0: key[0], 1: key[1], 2: key[2], 3: key[3], 4: key[4], 5: key[5]}), 48)
+		if key[2] == 0xff && key[3] == 0xff && key[0]|key[1] == 0 {
+			p = netip.PrefixFrom(netip.AddrFrom4([4]byte{key[4], key[5], key[6], 0}), 24)
+		}
+		out[p] += n
+	}
+	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) { // aborted: they came faster than they could be read
+		return nil, fmt.Errorf("read who came to the packet program: %w", err)
+	}
+	return out, nil
+}
+
 // deleteAll deletes keys that may not be there: a batch ends at the first such one.
 func deleteAll(m *ebpf.Map, keys [][16]byte) error {
 	for len(keys) > 0 {

@@ -219,6 +219,7 @@ func (c *Checker) first(s *segment, now time.Time) {
 	b := s.data[:preambleLen]
 	if !c.cfg.Keys.CheckTag(b) {
 		c.n.badTag.Add(1)
+		c.cfg.Stranger(s.source(), "bad_tag")
 		return
 	}
 	v, err := c.cfg.Keys.Verify(b, c.cfg.Node, now)
@@ -226,6 +227,8 @@ func (c *Checker) first(s *segment, now time.Time) {
 		c.countBad(err)
 	}
 	switch {
+	case errors.Is(err, proto.ErrMAC):
+		c.cfg.Stranger(s.source(), "bad_mac")
 	case errors.Is(err, proto.ErrClock):
 		c.seal(s, b, v, proto.Reply{Kind: proto.ReplyReject, Code: proto.RejectClock, ServerTime: now})
 	case errors.Is(err, proto.ErrVersion):

@@ -176,6 +176,8 @@ const (
 	maxServices = 4096
 	maxAllow    = 4096
 	maxAgents   = 1 << 16
+
+	maxStrangers = 1 << 10
 )
 
 // shared is what the program and Go share.
@@ -184,6 +186,7 @@ type shared struct {
 	hints                              *ebpf.Map
 	admitted, services, allow4, allow6 *ebpf.Map
 	agents, masters, seen              *ebpf.Map
+	strangers                          *ebpf.Map
 }
 
 // hint is the bit of an address.
@@ -228,6 +231,7 @@ func (m *shared) specs() []mapSpec {
 		{&m.allow4, ebpf.MapSpec{Name: "ms_allow4", Type: ebpf.LPMTrie, KeySize: 8, ValueSize: 4, MaxEntries: maxAllow, Flags: noPrealloc}},
 		{&m.allow6, ebpf.MapSpec{Name: "ms_allow6", Type: ebpf.LPMTrie, KeySize: 20, ValueSize: 4, MaxEntries: maxAllow, Flags: noPrealloc}},
 		{&m.agents, ebpf.MapSpec{Name: "ms_agents", Type: ebpf.LRUHash, KeySize: 24, ValueSize: 8, MaxEntries: maxAgents}},
+		{&m.strangers, ebpf.MapSpec{Name: "ms_strangers", Type: ebpf.LRUHash, KeySize: 8, ValueSize: 8, MaxEntries: maxStrangers}},
 		{&m.masters, ebpf.MapSpec{Name: "ms_masters", Type: ebpf.Hash, ValueSize: 16, MaxEntries: 1 << 16, Flags: noPrealloc}},
 		{&m.seen, ebpf.MapSpec{Name: "ms_seen", Type: ebpf.Array, ValueSize: 16, MaxEntries: seenRows}},
 	}

@@ -49,6 +49,9 @@ type Offload interface {
 	// Admit lets the packets of some addresses through, to the link port, until a time, and those of
 	// others no more. An address that is admitted again gets the new time.
 	Admit(admit []Admission, evict []netip.Addr) error
+	// Strangers counts, by /24 or /48, those who completed their handshake with the program and showed no good tag: of the
+	// thousand prefixes last heard of.
+	Strangers() (map[netip.Prefix]uint64, error)
 	// Counts tells how many packets, by the kinds of the DDoS Detector, the program dropped or answered
 	// since it was attached. No packet socket sees these, so they come on top of what
 	// detect.Counter counts, and the sum means what it means without a program (segments that

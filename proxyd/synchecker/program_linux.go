@@ -445,6 +445,7 @@ func (p *program) link() {
 	p.drop(statFlightsLimited)
 	p.at("flight forged")
 	p.count(statCookiesOK)
+	p.stranger()
 	p.drop(statBadTag)
 
 	p.at("short")
@@ -465,6 +466,33 @@ func (p *program) link() {
 	p.live("pass")
 	p.at("ignored")
 	p.drop(statIgnored)
+}
+
+// stranger counts the source's prefix: its /48, or what is before the last byte of ::ffff:a.b.c.d.
+func (p *program) stranger() {
+	six, counted, unknown := p.name("six"), p.name("counted"), p.name("unknown")
+	p.load(r1, fp, frFamily, size1)
+	p.load(r2, fp, frSource, size8)
+	p.set64(r3, 1<<48-1)
+	p.add(asm.JEq.Imm(r1, 6, six))
+	p.load(r2, fp, frSource+8, size8)
+	p.set64(r3, 1<<56-1)
+	p.at(six)
+	p.add(asm.And.Reg(r2, r3))
+	p.store(fp, frClaim+8, r2, size8)
+	p.lookup(p.m.strangers, frClaim+8, unknown)
+	p.load(r1, r0, 0, size8)
+	p.add(asm.Add.Imm(r1, 1))
+	p.store(r0, 0, r1, size8)
+	p.goTo(counted)
+	p.at(unknown)
+	p.put(fp, frClaim+16, 1, size8)
+	p.add(asm.LoadMapPtr(r1, p.m.strangers.FD()))
+	p.addr(r2, fp, frClaim+8)
+	p.addr(r3, fp, frClaim+16)
+	p.set(r4, 0)
+	p.call(asm.FnMapUpdateElem)
+	p.at(counted)
 }
 
 // epochs hashes the flow into r0 for this epoch and the last; try goes elsewhere if it likes it.

@@ -3,6 +3,7 @@ package synchecker
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"net/netip"
@@ -419,6 +420,37 @@ func TestProgramHints(t *testing.T) {
 		verdict, _ := w.run(packet{src: a.Addr, dst: dst}.frame(t))
 		if passed := verdict == xdpPass; passed != (i%3 != 0) {
 			t.Fatalf("%v, admitted %v: verdict %d", a.Addr, i%3 != 0, verdict)
+		}
+	}
+}
+
+// TestProgramStrangers: who shows a good cookie and a forged tag is counted by prefix, by program and checker alike.
+func TestProgramStrangers(t *testing.T) {
+	w := newTwin(t, Defend)
+	told := map[netip.Prefix]uint64{}
+	w.c.cfg.Stranger = func(a netip.Addr, why string) {
+		bits := 24
+		if a.Is6() {
+			bits = 48
+		}
+		if p, err := a.Prefix(bits); err == nil && why == "bad_tag" {
+			told[p]++
+		}
+	}
+	all := w.corpus()
+	for range 3 {
+		for _, name := range []string{"first flight with a forged tag v4", "first flight with a forged tag v6", "first flight v4"} {
+			w.run(all[name])
+			w.c.handle(&Frame{Data: all[name]}, w.now)
+		}
+	}
+	seen, err := w.d.whoElse()
+	if err != nil || len(told) != 2 || !maps.Equal(seen, told) {
+		t.Errorf("the program saw %v (%v), the checker %v; want three of each prefix", seen, err, told)
+	}
+	for p, n := range told {
+		if n != 3 {
+			t.Errorf("%v: %d, want 3", p, n)
 		}
 	}
 }

@@ -195,6 +195,15 @@ func (p *xdpPort) Admit(admit []Admission, evict []netip.Addr) error {
 	return p.with(func(d *datapath) error { return d.admit(admit, evict) })
 }
 
+// Strangers implements Offload.
+func (p *xdpPort) Strangers() (out map[netip.Prefix]uint64, err error) {
+	err = p.with(func(d *datapath) error {
+		out, err = d.whoElse()
+		return err
+	})
+	return out, err
+}
+
 // Counts implements Offload.
 func (p *xdpPort) Counts() (Packets, error) {
 	n, err := p.counts()

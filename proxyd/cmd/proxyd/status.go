@@ -94,6 +94,17 @@ func printStatus(w io.Writer, st proxyd.Status, now time.Time) error {
 	if len(st.Disclosed) > 0 {
 		fmt.Fprintf(tw, "told\t%s\n", pairs(st.Disclosed, "%s to %d agents"))
 	}
+	for i, s := range st.Strangers {
+		label := ""
+		if i == 0 {
+			label = "strangers"
+		}
+		last := ""
+		if !s.Last.IsZero() {
+			last = fmt.Sprintf(", last %s ago", now.Sub(s.Last).Round(time.Second))
+		}
+		fmt.Fprintf(tw, "%s\t%s %d (%s)%s\n", label, s.Prefix, s.Count, pairs(s.Why, "%s %d"), last)
+	}
 	printPeers(tw, st.Peers)
 	if len(st.Counts) > 0 {
 		fmt.Fprintf(tw, "counts\t%s\n", pairs(st.Counts, "%s %d"))
