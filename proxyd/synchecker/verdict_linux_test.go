@@ -438,6 +438,10 @@ func TestProgramStrangers(t *testing.T) {
 		}
 	}
 	all := w.corpus()
+	before, err := w.d.whoElse() // of the tests before: the program is loaded once
+	if err != nil {
+		t.Fatal(err)
+	}
 	for range 3 {
 		for _, name := range []string{"first flight with a forged tag v4", "first flight with a forged tag v6", "first flight v4"} {
 			w.run(all[name])
@@ -445,6 +449,11 @@ func TestProgramStrangers(t *testing.T) {
 		}
 	}
 	seen, err := w.d.whoElse()
+	for p := range seen {
+		if seen[p] -= before[p]; seen[p] == 0 {
+			delete(seen, p)
+		}
+	}
 	if err != nil || len(told) != 2 || !maps.Equal(seen, told) {
 		t.Errorf("the program saw %v (%v), the checker %v; want three of each prefix", seen, err, told)
 	}
