@@ -247,6 +247,11 @@ func TestPrintStatus(t *testing.T) {
 	st := proxyd.Status{
 		Node: "p1", ID: "0011223344556677", Kind: "entry", State: proxyd.Defending, Since: now.Add(-5 * time.Second), Why: "syn 9000/s over 2000/s",
 		Frontends: []string{"p2"}, Rates: map[string]float64{"all": 9100, "syn": 9000}, Thresholds: map[string]float64{"syn": 2000},
+		Path: "xdp-generic", PathWhy: []string{"xdp-native: the driver takes no packet programs"},
+		Strangers: []proxyd.StrangerStatus{
+			{Prefix: netip.MustParsePrefix("198.51.100.0/24"), Count: 12, Last: now.Add(-3 * time.Second), Why: map[string]uint64{"bad_tag": 2, "mute": 10}},
+			{Prefix: netip.MustParsePrefix("2001:db8::/48"), Count: 1, Why: map[string]uint64{"bad_tag": 1}},
+		},
 		Sampling: &proxyd.Sampling{Mode: "budget", Fresh: 0.125, Again: 1, Intake: 0.5, Answers: 100_000},
 		Counts:   map[string]uint64{"transfers": 4}, Agents: 3, Leaving: &proxyd.Leaving{Agents: 3, Waiting: 1, Links: 6, Plain: 2}, Streams: 9, Disclosed: map[string]int{"p2": 3},
 		Peers: []proxyd.PeerStatus{{Name: "p2", Up: true, State: "active"}, {Name: "p3"}}, Version: "v1",
@@ -259,6 +264,8 @@ func TestPrintStatus(t *testing.T) {
 		"p1 (entry, 0011223344556677) is defending since ", "(5s): syn 9000/s over 2000/s\n",
 		"frontend   p2\n", "3 agents, 9 streams", "syn        9000  threshold 2000  EXCEEDED\n", "all        9100  no threshold\n",
 		"left       3 agents (1 have not answered), 6 links, 2 plain connections\n",
+		"data path  xdp-generic\n", "           not xdp-native: the driver takes no packet programs\n",
+		"strangers  198.51.100.0/24 12 (bad_tag 2, mute 10), last 3s ago\n", "           2001:db8::/48 1 (bad_tag 1)\n",
 		"told       p2 to 3 agents\n", "answers    by budget: 12.5 % of fresh SYNs, 100.0 % of retransmitted ones, at most 100000/s; 50.0 % looked at", "peers      p2 up, active\n", "p3 down\n", "transfers 4",
 	} {
 		if !strings.Contains(b.String(), want) {
